@@ -15,3 +15,7 @@ class BusyError(FacegenError):
 
 class NonFiniteError(FacegenError):
     """A loss or a gradient was NaN or infinite; no weight has been touched by it."""
+
+
+class StoppedError(FacegenError):
+    """A signal asked the stage to stop; its state is saved and the same command goes on from there."""
