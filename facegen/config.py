@@ -1,0 +1,305 @@
+"""Types and bounds of params.yaml, and its one loader. The values themselves stand in params.yaml alone.
+
+All models are frozen, refuse unknown keys, take no inf or nan, and are strict: `true` is not 1 and "3" is not 3.
+Rules between values: facegen/config_rules.py. Words for what is wrong: facegen/config_faults.py.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from facegen.config_faults import Document, Fault, Keys, allowed, dotted, read_yaml, schema_at, shown, unknown_key
+from facegen.config_rules import Unusable, broken_rules
+
+Count = Annotated[int, Field(ge=1, le=10**12)]
+Batch = Annotated[int, Field(ge=1, le=65536)]
+Side = Annotated[int, Field(ge=16, le=1024)]  # px
+Minutes = Annotated[float, Field(gt=0, le=1440)]
+Share = Annotated[float, Field(ge=0, le=1)]
+SplitShare = Annotated[float, Field(gt=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Positive = Annotated[float, Field(gt=0, le=1000)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+# Widest power-function average that EDM2's solver reaches (gamma >= 0).
+EmaWidth = Annotated[float, Field(gt=0, le=0.28)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", description="a name of letters, digits and _")]
+FilledText = Annotated[str, Field(min_length=1, description="text")]
+
+
+class Section(BaseModel):
+    """Base of all sections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _listed(*, low: int, high: int | None = None) -> Any:
+    """A YAML list of low to high items, held as a tuple."""
+    return Field(min_length=low, max_length=high, strict=False)
+
+
+class Machine(Section):
+    """How this machine runs things; tracked by no stage."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")]
+    threads: Annotated[int, Field(ge=1, le=512)]
+    workers: Annotated[int, Field(ge=1, le=512)]
+
+
+class Base(Section):
+    """Seed and precision of every stage."""
+
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    precision: Literal["bf16", "fp32"]
+
+
+class Data(Section):
+    """Where the faces come from, and the attributes in use."""
+
+    root: FilledText
+    attributes: Annotated[tuple[Name, ...], _listed(low=1, high=256)] | Literal["all"]
+
+
+class Render(Section):
+    """The embedded data set of procedural faces."""
+
+    num_identities: Annotated[int, Field(ge=3, le=100_000)]
+    images_per_identity: Annotated[int, Field(ge=1, le=1000)]
+    resolution: Side
+    supersample: Annotated[int, Field(ge=1, le=8)]
+    val_fraction: SplitShare
+    test_fraction: SplitShare
+    prevalence: dict[str, Share]
+    correlations: list[Any]
+
+
+class Preprocess(Section):
+    """From photographs to faces of one size."""
+
+    resolution: Side
+    crop: Literal["full", "center", "landmarks"]
+    crop_size_px: Annotated[int, Field(ge=16, le=4096)]
+    max_rejects: Annotated[int, Field(ge=0, le=10**9)]
+    max_megapixels: Annotated[float, Field(gt=0, le=178)]  # Pillow refuses what is larger
+    val_fraction: SplitShare
+    test_fraction: SplitShare
+    rows_per_shard: Count
+
+
+class JudgeModel(Section):
+    """One attribute classifier."""
+
+    width: Annotated[int, Field(ge=8, le=512, multiple_of=8)]
+    total_images: Count
+    batch_size: Batch
+    learning_rate: LearningRate
+    weight_decay: Weight
+
+
+class Judge(Section):
+    """Attribute classifiers by name."""
+
+    a: JudgeModel
+
+
+class Autoencoder(Section):
+    """The autoencoder and its training."""
+
+    mode: Literal["train", "pretrained", "finetune-decoder"]
+    source: FilledText | None
+    architecture: Literal["kl", "tiny"]
+    channels: Annotated[tuple[Annotated[int, Field(ge=8, le=2048, multiple_of=8)], ...], _listed(low=1, high=6)]
+    layers_per_block: Annotated[int, Field(ge=1, le=8)]
+    latent_channels: Annotated[int, Field(ge=1, le=64)]
+    total_images: Count
+    batch_size: Batch
+    learning_rate: LearningRate
+    warmup_images: Annotated[int, Field(ge=0)]
+    decay_fraction: Share
+    grad_clip: Positive
+    ema_sigma_rel: EmaWidth
+    l1_weight: Weight
+    perceptual_weight: Weight
+    kl_weight: Weight
+    adversarial_weight: Weight
+    adversarial_start: Share
+    log_images: Count
+    checkpoint_images: Count
+    checkpoint_minutes: Minutes
+
+
+class Latents(Section):
+    """Encoding of the faces."""
+
+    batch_size: Batch
+    rows_per_shard: Count
+
+
+class Flow(Section):
+    """Path between image and noise, and the loss along it."""
+
+    path: Literal["linear", "cosine"]
+    time_mean: Annotated[float, Field(ge=-5, le=5)]
+    time_std: Annotated[float, Field(gt=0, le=5)]
+    laplacian_weight: Weight
+
+
+class Dit(Section):
+    """The denoiser and its training."""
+
+    patch_size: Annotated[int, Field(ge=1, le=64)]
+    hidden_size: Annotated[int, Field(ge=4, le=8192)]
+    depth: Annotated[int, Field(ge=1, le=100)]
+    num_heads: Annotated[int, Field(ge=1, le=128)]
+    mlp_ratio: Annotated[float, Field(gt=0, le=16)]
+    total_images: Count
+    batch_size: Batch
+    learning_rate: LearningRate
+    warmup_images: Annotated[int, Field(ge=0)]
+    decay_fraction: Share
+    betas: Annotated[tuple[Beta, ...], _listed(low=2, high=2)]
+    weight_decay: Weight
+    grad_clip: Positive
+    drop_all: Share
+    drop_some: Share
+    ema_sigma_rel: Annotated[tuple[EmaWidth, ...], _listed(low=1, high=8)]
+    ema_release: EmaWidth
+    log_images: Count
+    checkpoint_images: Count
+    checkpoint_minutes: Minutes
+    grid_images: Count
+    grid_steps: Annotated[int, Field(ge=1, le=1000)]
+
+
+class Sample(Section):
+    """Sampling, guidance, grids and the sets for scoring."""
+
+    scheduler: Literal["euler", "heun", "dpm++", "ddim"]
+    num_steps: Annotated[int, Field(ge=1, le=1000)]
+    guidance_scale: Annotated[float, Field(ge=0, le=100)]
+    guidance_interval: Annotated[tuple[Share, ...], _listed(low=2, high=2)]
+    time_shift: Annotated[float, Field(ge=0.1, le=20)]
+    num_images: Count
+    num_pairs: Annotated[int, Field(ge=1, le=100_000)]
+    grid_columns: Annotated[int, Field(ge=1, le=64)]
+    batch_size: Batch
+    strengths: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], _listed(low=1, high=32)]
+
+
+class Score(Section):
+    """Figures of merit."""
+
+    feature_dim: Annotated[int, Field(ge=2, le=4096)]
+    num_reference: Annotated[int, Field(ge=2, le=10**7)]
+
+
+class Params(Section):
+    """The whole of params.yaml; an object of this class breaks no rule."""
+
+    machine: Machine
+    base: Base
+    data: Data
+    render: Render
+    preprocess: Preprocess
+    judge: Judge
+    autoencoder: Autoencoder
+    latents: Latents
+    flow: Flow
+    dit: Dit
+    sample: Sample
+    score: Score
+
+    @model_validator(mode="after")
+    def _keeps_the_rules(self) -> Self:
+        values = self.model_dump()
+        findings = broken_rules(lambda path: _at(values, tuple(path.split("."))))
+        if findings:
+            raise ValueError("; ".join(f"{path}: {message}" for path, message in findings))
+        return self
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check a parameter file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: one message that lists every fault with its line, path, value and what is allowed.
+    """
+    document = read_yaml(path)
+    faults = find_faults(document)
+    if faults:
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        raise ValueError(f"{path} has {count}:\n" + "\n".join(f"  {fault}" for fault in faults))
+    return Params.model_validate(document.data)
+
+
+def find_faults(document: Document) -> list[Fault]:
+    """Everything that is wrong with a parsed parameter file, in the order of its lines."""
+    if not isinstance(document.data, Mapping):
+        return document.faults or [Fault(0, "", "must hold the sections " + ", ".join(Params.model_fields))]
+    found: dict[Keys, str] = {}
+    try:
+        Params.model_validate(document.data)
+    except ValidationError as error:
+        found = _type_faults(error, document.data)
+
+    def value(path: str) -> Any:
+        keys = tuple(path.split("."))
+        if any(bad[: len(keys)] == keys or keys[: len(bad)] == bad for bad in found):
+            raise Unusable(path)
+        return _at(document.data, keys)
+
+    faults = [Fault(document.line(keys), dotted(keys), message) for keys, message in found.items()]
+    for path, message in broken_rules(value):
+        faults.append(Fault(document.line(tuple(path.split("."))), path, message))
+    return sorted({*document.faults, *faults})
+
+
+def _at(values: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    node: Any = values
+    for key in keys:
+        if not isinstance(node, Mapping) or key not in node:
+            raise Unusable(dotted(keys))
+        node = node[key]
+    return node
+
+
+def _type_faults(error: ValidationError, data: Mapping[str, Any]) -> dict[Keys, str]:
+    """One message per faulty path. A key that is missing because it was misspelt is not named a second time."""
+    root, found, missing, taken = _schema(), {}, {}, set()
+    for detail in error.errors(include_url=False, include_context=False):
+        keys: Keys = detail["loc"]
+        if not keys:
+            continue  # rules: checked apart, so that they are reported beside the faults of type
+        if detail["type"] == "missing":
+            missing[keys] = f"missing; it must be {allowed(schema_at(keys, root), root)}"
+        elif detail["type"] == "extra_forbidden":
+            found[keys] = unknown_key(str(keys[-1]), keys[:-1], root)
+            if "did you mean " in found[keys]:
+                taken.add((*keys[:-1], found[keys].split("did you mean ")[1].rstrip("?")))
+        else:
+            keys, value = _existing(keys, data)
+            found[keys] = f"got {shown(value)}; must be {allowed(schema_at(keys, root), root)}"
+    missing = {keys: message for keys, message in missing.items() if keys not in taken}
+    parents = {
+        keys[:n] for keys in found for n in range(len(keys))
+    }  # a list with a faulty item also counts as too short
+    return {keys: message for keys, message in {**found, **missing}.items() if keys not in parents}
+
+
+def _existing(keys: Keys, data: Any) -> tuple[Keys, Any]:
+    """The part of a pydantic location that is in the data (it also names branches of unions), and the value there."""
+    for n, key in enumerate(keys):
+        inside = isinstance(key, int) and isinstance(data, list) and key < len(data)
+        if not inside and not (isinstance(data, Mapping) and key in data):
+            return keys[:n], data
+        data = data[key]
+    return keys, data
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return Params.model_json_schema()

@@ -1,0 +1,156 @@
+"""Rules between values of params.yaml: what no single bound can say.
+
+Each rule is a pure function of `value`, a lookup by dotted path. A lookup of a value that is missing or already
+known to be faulty raises `Unusable`, and the rule is left out: one mistake is reported once.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Lookup = Callable[[str], Any]
+Finding = tuple[str, str]  # dotted path, what is wrong and what would be right
+Rule = Callable[[Lookup], Iterator[Finding]]
+
+PROCEDURAL_ROOT = "data/procedural"  # where the render stage writes
+
+
+class Unusable(LookupError):
+    """The value is missing or has a fault of its own."""
+
+
+def pixels_per_latent(channels: Any) -> int:
+    """Downsampling factor of AutoencoderKL and AutoencoderTiny alike: each level after the first halves the side."""
+    return int(2 ** (len(channels) - 1))
+
+
+def _autoencoder_source(value: Lookup) -> Iterator[Finding]:
+    mode, source = value("autoencoder.mode"), value("autoencoder.source")
+    if mode != "train" and source is None:
+        yield "autoencoder.source", f"mode {mode} needs a hub id (stabilityai/sd-vae-ft-mse) or a folder; got null"
+    if mode == "train" and source is not None:
+        yield "autoencoder.source", f"mode train reads no source, but got {source!r}; set it to null or change mode"
+
+
+def _tiny_channels(value: Lookup) -> Iterator[Finding]:
+    channels = value("autoencoder.channels")
+    if value("autoencoder.architecture") == "tiny" and len(set(channels)) > 1:
+        yield "autoencoder.channels", f"architecture tiny needs the same width at every level; got {list(channels)}"
+
+
+def _latent_grid(value: Lookup) -> Iterator[Finding]:
+    factor, resolution = pixels_per_latent(value("autoencoder.channels")), value("preprocess.resolution")
+    if resolution % factor:
+        yield (
+            "preprocess.resolution",
+            f"got {resolution}; must be a multiple of {factor} (2^(levels - 1) of autoencoder.channels)",
+        )
+        return
+    side, patch_size = resolution // factor, value("dit.patch_size")
+    if side % patch_size:
+        fits = ", ".join(str(n) for n in range(1, side + 1) if side % n == 0)
+        yield "dit.patch_size", f"got {patch_size}; must divide the latent side of {side}: one of {fits}"
+
+
+def _dit_widths(value: Lookup) -> Iterator[Finding]:
+    hidden_size = value("dit.hidden_size")
+    if hidden_size % 4:
+        yield "dit.hidden_size", f"got {hidden_size}; must be a multiple of 4 (sine-cosine positions in two directions)"
+    num_heads = value("dit.num_heads")
+    if hidden_size % num_heads:
+        yield "dit.num_heads", f"got {num_heads}; must divide dit.hidden_size of {hidden_size}"
+
+
+def _warmup(section: str) -> Rule:
+    def rule(value: Lookup) -> Iterator[Finding]:
+        warmup, total = value(f"{section}.warmup_images"), value(f"{section}.total_images")
+        if warmup > total:
+            yield f"{section}.warmup_images", f"got {warmup}; must be at most {section}.total_images of {total}"
+
+    return rule
+
+
+def _emas(value: Lookup) -> Iterator[Finding]:
+    widths = value("dit.ema_sigma_rel")
+    if len(set(widths)) < len(widths):
+        yield "dit.ema_sigma_rel", f"got {list(widths)}; each width may stand once"
+    release = value("dit.ema_release")
+    if release not in widths:
+        yield "dit.ema_release", f"got {release}; must be one of dit.ema_sigma_rel: {', '.join(map(str, widths))}"
+
+
+def _drop_shares(value: Lookup) -> Iterator[Finding]:
+    shares = value("dit.drop_all"), value("dit.drop_some")
+    if sum(shares) > 1:
+        yield "dit.drop_some", f"got {shares[1]}; dit.drop_all and dit.drop_some together must be at most 1"
+
+
+def _interval(value: Lookup) -> Iterator[Finding]:
+    low, high = value("sample.guidance_interval")
+    if low >= high:
+        yield "sample.guidance_interval", f"got [{low}, {high}]; low must be below high (t = 1 is noise)"
+
+
+def _scheduler(value: Lookup) -> Iterator[Finding]:
+    scheduler, path = value("sample.scheduler"), value("flow.path")
+    if (scheduler == "ddim") != (path == "cosine"):
+        allowed = "ddim" if path == "cosine" else "euler, heun or dpm++"
+        yield "sample.scheduler", f"got {scheduler}; with flow.path {path} it must be {allowed}"
+
+
+def _split(section: str) -> Rule:
+    def rule(value: Lookup) -> Iterator[Finding]:
+        val, test = value(f"{section}.val_fraction"), value(f"{section}.test_fraction")
+        if val + test >= 1:
+            yield f"{section}.test_fraction", f"got {test}; with val_fraction {val} nothing is left to train on"
+
+    return rule
+
+
+def _render_split(value: Lookup) -> Iterator[Finding]:
+    count = value("render.num_identities")
+    for key in ("val_fraction", "test_fraction"):
+        share = value(f"render.{key}")
+        if round(share * count) < 1:
+            yield f"render.{key}", f"got {share}; of {count} identities not one would be in that split"
+
+
+def _attributes(value: Lookup) -> Iterator[Finding]:
+    names = value("data.attributes")
+    if names == "all":
+        return
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        yield "data.attributes", f"each name may stand once; repeated: {', '.join(repeated)}"
+    drawn = value("render.prevalence")
+    unknown = [name for name in names if name not in drawn]
+    if unknown and value("data.root").rstrip("/") == PROCEDURAL_ROOT:
+        yield "data.attributes", f"{', '.join(unknown)}: not drawn by render; known are {', '.join(drawn)}"
+
+
+RULES: tuple[Rule, ...] = (
+    _autoencoder_source,
+    _tiny_channels,
+    _latent_grid,
+    _dit_widths,
+    _warmup("autoencoder"),
+    _warmup("dit"),
+    _emas,
+    _drop_shares,
+    _interval,
+    _scheduler,
+    _split("render"),
+    _split("preprocess"),
+    _render_split,
+    _attributes,
+)
+
+
+def broken_rules(value: Lookup) -> list[Finding]:
+    """All findings of all rules; a rule whose values are not usable is left out from there on."""
+    findings: list[Finding] = []
+    for rule in RULES:
+        try:
+            findings.extend(rule(value))
+        except Unusable:
+            continue
+    return findings
