@@ -31,8 +31,18 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MIN_SIDE_PX = 8
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MODES = ("1", "L", "P", "RGB", "CMYK", "LA", "PA", "RGBA")
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
-_PNG_LEVEL = 3  # measured: a tenth larger than level 6 and three times as fast
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+_PNG_LEVEL = 3  # measured on faces: 3 % larger than level 6, a third less time
 
 
 class ImageError(ValueError):
@@ -94,7 +104,9 @@ def decode_photo(data: bytes, *, max_megapixels: float) -> Image.Image:
         ImageError: with the reason, for every file that the rules refuse.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: broken pictures would pass as grey ones; turn it off")
+        raise RuntimeError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: broken pictures would pass as grey ones; turn it off"
+        )
     if not data:
         raise ImageError("the file is empty")
     with warnings.catch_warnings():
