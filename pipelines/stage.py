@@ -1,0 +1,330 @@
+"""The harness of every stage: `python -m pipelines.NAME` runs `main(run)`.
+
+It locks the stage, ends with its parent, checks the parameters, names the execution by its content key, opens or resumes
+the key's MLflow run, puts outputs in place whole, and turns signals and users' mistakes into exit codes and one line.
+It works without DVC too: the stage's name then comes from the module (`python -m pipelines.judge a` is `judge@a`).
+
+Exit codes: 0 done, 1 a mistake or a damaged artifact, 3 not finite, 4 busy, 130 Ctrl-C, 143 SIGTERM.
+FACEGEN_TRACEBACK=1 shows the traceback of a mistake too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from facegen import dag
+from facegen.artifacts import replace_folder, write_manifest
+from facegen.errors import BusyError, FacegenError, NonFiniteError, StoppedError
+from facegen.locking import locked
+
+if TYPE_CHECKING:
+    import torch
+    from tqdm import tqdm
+
+    from facegen.config import Params
+    from facegen.tracking import Tracker
+
+RUNS = ".runs"
+KEPT = ("log.jsonl", "lock")  # what stays of a scratch folder when its stage is done
+GRACE_S = 60.0  # a stage that saves on a signal has so long for it
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+_PR_SET_PDEATHSIG = 1
+
+
+class Interrupted(BaseException):
+    """A signal reached a stage that does not watch `stop` itself."""
+
+
+class Stage:
+    """What a stage's `run` is given: parameters, places, device, and where figures and pictures go."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        params: Params,
+        root: Path,
+        key: str,
+        scratch: Path,
+        parameters: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        tracker: Tracker | None,
+    ) -> None:
+        """Args:
+        name: the stage's address, `dit` or `judge@a`.
+        root: the folder that dvc.yaml is in; paths of outputs are relative to it.
+        key: the content key of this execution.
+        scratch: what survives a kill: checkpoints, log.jsonl.
+        parameters: the parameters that dvc.yaml lists for this stage, by dotted name.
+        inputs: digests of the data that it depends on, by name.
+        tracker: the MLflow run; None where nothing is tracked.
+        """
+        self.name, self.params, self.root, self.key, self.scratch = name, params, root, key, scratch
+        self.parameters, self.inputs, self.tracker = dict(parameters), dict(inputs), tracker
+        self.item = name.partition("@")[2] or None
+        self.is_main = is_main_process()
+        self.saves_itself = False
+        self._stop = threading.Event()
+
+    @property
+    def stop(self) -> threading.Event:
+        """Set by SIGTERM and SIGINT. A stage that takes it has to watch it; any other is interrupted on the spot."""
+        self.saves_itself = True
+        return self._stop
+
+    @property
+    def device(self) -> torch.device:
+        """The device that machine.device names; sets torch's threads, and exact algorithms on CPU."""
+        import torch
+
+        torch.set_num_threads(self.params.machine.threads)
+        wanted = self.params.machine.device
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        if wanted.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"machine.device is {wanted}, but torch {torch.__version__} sees no GPU; set auto or cpu")
+        if wanted == "cuda" and "LOCAL_RANK" in os.environ:
+            wanted = f"cuda:{os.environ['LOCAL_RANK']}"
+        if wanted == "cpu":
+            torch.use_deterministic_algorithms(True)
+        return torch.device(wanted)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of autocast around network calls, from base.precision."""
+        import torch
+
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[self.params.base.precision]
+
+    @contextmanager
+    def output(self, path: str) -> Iterator[Path]:
+        """Yield a temporary folder; on success write manifest.json and rename it to `path`, else remove it."""
+        final = self.root / path
+        temporary = final.with_name(f".{final.name}.partial" + ("" if self.is_main else f"-{os.getpid()}"))
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed run; the lock is ours
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            self._raise_if_stopped()
+            if self.is_main:
+                write_manifest(temporary, parameters=self.parameters, inputs=self.inputs)
+                replace_folder(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Send figures of a step (in images) to MLflow; buffered, never raises."""
+        if self.tracker:
+            self.tracker.log(metrics, step=step)
+
+    def metrics(self, figures: Mapping[str, Any]) -> None:
+        """Send final figures (numbers, nested) to MLflow."""
+        if self.tracker:
+            self.tracker.metrics(figures)
+
+    def picture(self, path: str | Path) -> None:
+        """Send a picture to MLflow."""
+        if self.tracker:
+            self.tracker.picture(Path(path))
+
+    def model(self, folder: str | Path) -> None:
+        """Send a model folder, in its final place, to MLflow."""
+        if self.tracker:
+            self.tracker.model(Path(folder))
+
+    def progress(self, items: Iterable[Any] | int, desc: str) -> tqdm:
+        """Return a progress bar on stderr over an iterable or of a total; quiet in log files."""
+        from tqdm import tqdm
+
+        total = items if isinstance(items, int) else None
+        slow = 0.2 if sys.stderr.isatty() else 10.0
+        return tqdm(
+            None if isinstance(items, int) else items,
+            total=total, desc=desc, file=sys.stderr, mininterval=slow, dynamic_ncols=True, disable=not self.is_main,
+        )  # fmt: skip
+
+    def on_signal(self, number: int) -> None:
+        """React to a stop signal: set `stop`, or interrupt a stage that does not watch it."""
+        if self._stop.is_set() or not self.saves_itself:
+            self._stop.set()
+            raise Interrupted
+        self._stop.set()
+        timer = threading.Timer(GRACE_S, os._exit, [128 + number])
+        timer.daemon = True
+        timer.start()
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError("stopped by a signal; the same command goes on from there")
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes: rank 0 under torchrun, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def stage_address() -> str:
+    """Return the stage's address: DVC_STAGE under DVC, else the module's name and its argument."""
+    spec = sys.modules["__main__"].__spec__
+    module = (spec.name if spec else Path(sys.argv[0]).stem).rpartition(".")[2]
+    by_hand = "@".join([module, *sys.argv[1:2]])
+    return os.environ.get("DVC_STAGE", by_hand)
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM when DVC dies, so that no stage outlives it (Linux)."""
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent or parent == 1:  # it died before we asked
+        sys.exit(143)
+
+
+def tame_forked_workers() -> None:
+    """Give forked workers the default SIGTERM, leave Ctrl-C to their parent, and end them with it.
+
+    The kernel means the forking *thread* by parent, so only what the main thread forks is tied to it.
+    """
+    by_main = [True]
+
+    def before() -> None:
+        by_main[0] = threading.current_thread() is threading.main_thread()
+
+    def in_child() -> None:
+        if by_main[0]:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if sys.platform == "linux":
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
+
+
+def main(run: Callable[[Stage], None]) -> NoReturn:
+    """Run a stage and exit the process with its code."""
+    started = time.monotonic()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    end_with_parent()
+    caught: list[int] = []
+    current: list[Stage] = []
+
+    def handler(number: int, _frame: object) -> None:
+        caught.append(number)
+        if not current:
+            raise Interrupted
+        current[0].on_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+    tame_forked_workers()
+    address = stage_address()
+    try:
+        with ExitStack() as stack:
+            stage = stack.enter_context(_opened(address, started))
+            current.append(stage)
+            run(stage)
+            stage._raise_if_stopped()
+        code = 0
+    except (Interrupted, StoppedError) as stop:
+        print(f"facegen: {address}: {str(stop) or 'stopped by a signal'}", file=sys.stderr)
+        code = 128 + (caught[-1] if caught else signal.SIGTERM)
+    except (FacegenError, ValueError, OSError, ImportError) as error:
+        code = _report(address, error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _report(address: str, error: Exception) -> int:
+    """Say in one line what is wrong, keep the traceback in .runs/, and return the exit code."""
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get("FACEGEN_TRACEBACK"):
+        print(text, file=sys.stderr)
+    try:
+        Path(RUNS).mkdir(exist_ok=True)
+        (Path(RUNS) / "traceback.txt").write_text(f"{address}\n{text}", encoding="utf-8")
+    except OSError:
+        pass
+    # Rules of params.yaml are listed one a line; everything else is one line.
+    print(f"facegen: {address}: {error or type(error).__name__}", file=sys.stderr)
+    return {NonFiniteError: 3, BusyError: 4}.get(type(error), 1)
+
+
+@contextmanager
+def _opened(address: str, started: float) -> Iterator[Stage]:
+    """Yield the stage, locked and tracked; afterwards close its run and, on success, prune its scratch folder."""
+    root = Path.cwd()
+    home = Path(os.environ.get("DVC_ROOT", root))  # `dvc exp run --temp` works elsewhere, but checkpoints stay here
+    from facegen.config import load_params
+
+    params = load_params(root / dag.PARAMS)
+    os.environ.setdefault("OMP_NUM_THREADS", str(params.machine.threads))
+    stages = dag.load_dag(root)
+    if address not in stages:
+        raise ValueError(f"dvc.yaml has no stage `{address}`; it has {', '.join(stages)}")
+    spec = stages[address]
+    values = dag.read_yaml((root / dag.PARAMS).read_text("utf-8"))
+    parameters = {key: dag.value_at(values, key) for key in spec.params}
+    with ExitStack() as stack:
+        if is_main_process():
+            stack.enter_context(locked(root / RUNS / address / "lock", f"stage {address}"))
+        digests = dag.dependency_digests(root, stages, address, trust_lock="DVC_STAGE" in os.environ)
+        key = dag.content_key(address=address, cmd=spec.cmd, params=parameters, deps=digests)
+        scratch = home / RUNS / address / key
+        scratch.mkdir(parents=True, exist_ok=True)
+        tracker = None
+        if is_main_process():
+            stack.enter_context(locked(scratch / "lock", f"stage {address}"))
+            tracker = _tracker(home, address, key, parameters, {path: digests[path] for path in spec.data_deps})
+        inputs = {name: digests[path] for path, name in spec.data_deps.items()}
+        stage = Stage(name=address, params=params, root=root, key=key, scratch=scratch, parameters=parameters,
+                      inputs=inputs, tracker=tracker)  # fmt: skip
+        state = "FAILED"
+        try:
+            yield stage
+            state = "FINISHED"
+        except (Interrupted, StoppedError):
+            state = "KILLED"
+            raise
+        finally:
+            if tracker:
+                tracker.close(state)
+            if stage.is_main:
+                _finish(home, stage, state, time.monotonic() - started)
+
+
+def _tracker(home: Path, address: str, key: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> Tracker | None:
+    try:
+        from facegen.tracking import Tracker
+    except ImportError:
+        return None
+
+    return Tracker(home, stage=address, key=key, parameters=parameters, inputs=inputs)
+
+
+def _finish(home: Path, stage: Stage, state: str, seconds: float) -> None:
+    """Note how long it took and, after a success, remove what only a resume needs."""
+    import json
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    record = {"stage": stage.name, "key": stage.key, "state": state, "seconds": round(seconds, 2), "peak_gib": round(peak, 3)}
+    with open(home / RUNS / "timings.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    if state == "FINISHED":
+        for path in stage.scratch.iterdir():
+            if path.name not in KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
