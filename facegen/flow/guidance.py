@@ -16,6 +16,8 @@ from torch import Tensor
 
 from facegen.attributes import UNKNOWN
 
+_ROUNDING = 1e-6  # schedulers hold t in float32
+
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x_t (B, C, H, W), t (B,), attributes (B, A)) -> v (B, C, H, W)."""
 
@@ -41,7 +43,7 @@ def guided_velocity(
         interval: (low, high): guidance acts where low <= t <= high.
         attribute_scales: extra weight w_k by attribute index.
     """
-    inside = interval[0] <= t <= interval[1]
+    inside = interval[0] - _ROUNDING <= t <= interval[1] + _ROUNDING
     extra = {k: w for k, w in attribute_scales.items() if w and inside}
     conditions = [attributes]
     if inside and scale != 1:

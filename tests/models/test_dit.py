@@ -1,0 +1,129 @@
+"""The network against DESIGN: parameter count, shapes, zero start, three states, identity, save and load."""
+
+import pytest
+import torch
+
+from facegen.models.dit import LatentDiT, sincos_positions, timestep_embedding, training_flops
+from facegen.rng import torch_generator
+
+NAMES = [f"attribute_{i}" for i in range(12)]
+TINY = dict(sample_size=8, in_channels=4, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=4.0)
+
+
+def tiny(awake=True, **changes):
+    model = LatentDiT(**{**TINY, "attribute_names": NAMES, **changes})
+    model.initialize_weights(torch_generator(0, "weights"))
+    if awake:  # adaLN-Zero starts at exactly zero; wake the modulation and the output up
+        for parameter in (*model.adaLN_modulation.parameters(), *model.final_linear.parameters()):
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch_generator(1, "wake"))
+    return model.eval()
+
+
+def inputs(batch=3):
+    g = torch_generator(2, "inputs")
+    return torch.randn(batch, 4, 8, 8, generator=g), torch.rand(batch, generator=g), torch.zeros(batch, 12).int()
+
+
+def test_the_celeba_network_is_the_designed_one():
+    with torch.device("meta"):
+        model = LatentDiT(
+            sample_size=16, in_channels=4, patch_size=2, hidden_size=1024, depth=15, num_heads=16, mlp_ratio=4.0,
+            attribute_names=NAMES,
+        )  # fmt: skip
+    D, L = 1024, 15
+    blocks = L * (12 * D * D + 9 * D)  # qkv 3, projection 1, MLP 8
+    modulation = (6 * L + 2) * (D * D + D)
+    ends = (16 * D + D) + (16 * D + 16) + (256 * D + D + D * D + D) + 36 * D
+    assert sum(p.numel() for p in model.parameters()) == blocks + modulation + ends == 286_828_560
+    x = torch.empty(2, 4, 16, 16, device="meta")
+    tokens = model.x_embedder(x).flatten(2).transpose(1, 2)
+    assert tokens.shape == (2, 64, 1024)
+    assert model.final_linear.out_features == 16
+    out = model(x, torch.empty(2, device="meta"), torch.empty(2, 12, dtype=torch.int8, device="meta")).sample
+    assert out.shape == (2, 4, 16, 16)
+    assert training_flops(model) == pytest.approx(73.83e9, rel=1e-3)
+
+
+def test_starts_at_zero_velocity_and_every_parameter_learns_once_awake():
+    x, t, y = inputs()
+    assert (tiny(awake=False)(x, t, y).sample == 0).all()
+    model = tiny()
+    model(x, t, y).sample.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_unpatchify_inverts_the_patch_embedding():
+    model = tiny()
+    x, _, _ = inputs()
+    patches = x.view(3, 4, 4, 2, 4, 2).permute(0, 2, 4, 3, 5, 1).reshape(3, 16, 16)  # (B, N, p*p*C)
+    assert torch.equal(model.unpatchify(patches), x)
+
+
+def test_positions_tell_tokens_apart_and_moving_a_patch_matters():
+    rows = sincos_positions(4, 32)
+    assert len(torch.unique(rows, dim=0)) == 16
+    model = tiny()
+    x, t, y = inputs()
+    out = model(x, t, y).sample
+    moved = model(x.roll(2, dims=3), t, y).sample.roll(-2, dims=3)
+    assert not torch.allclose(out, moved, atol=1e-4)
+
+
+def test_three_states_of_each_attribute_give_three_outputs():
+    model = tiny()
+    x, t, y = inputs()
+    base = {}
+    for k in range(12):
+        outs = []
+        for state in (-1, 0, 1):
+            states = y.clone()
+            states[:, k] = state
+            outs.append(model(x, t, states).sample)
+        assert not torch.allclose(outs[0], outs[1], atol=1e-6)
+        assert not torch.allclose(outs[1], outs[2], atol=1e-6)
+        assert not torch.allclose(outs[0], outs[2], atol=1e-6)
+        base[k] = outs[2]
+    assert not torch.allclose(base[0], base[1], atol=1e-6)  # and attributes are told apart
+
+
+def test_time_is_embedded_finely():
+    near = timestep_embedding(torch.tensor([0.5, 0.501]), dim=256)
+    assert (near[0] - near[1]).abs().max() > 0.5
+    assert timestep_embedding(torch.tensor([0.0]), dim=256)[0, :128].eq(1).all()
+
+
+def test_identity_condition_has_a_learned_empty_state():
+    model = tiny(identity_dim=6)
+    torch.nn.init.normal_(model.identity_null, generator=torch_generator(3, "null"))
+    x, t, y = inputs()
+    e = torch.nn.functional.normalize(torch.randn(3, 6, generator=torch_generator(4, "e")), dim=1)
+    known = torch.tensor([True, False, True])
+    out = model(x, t, y, identity=e, identity_known=known).sample
+    torch.testing.assert_close(out[1], model(x, t, y).sample[1])
+    assert not torch.allclose(out[0], model(x, t, y).sample[0], atol=1e-6)
+    torch.testing.assert_close(out[0], model(x, t, y, identity=e).sample[0])
+    with pytest.raises(ValueError, match="no identity condition"):
+        tiny()(x, t, y, identity=e)
+
+
+def test_rows_do_not_see_each_other():
+    model = tiny()
+    x, t, y = inputs(4)
+    torch.testing.assert_close(model(x, t, y).sample[2:3], model(x[2:3], t[2:3], y[2:3]).sample, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", ["x", "t", "y"])
+def test_wrong_shapes_are_named(wrong):
+    x, t, y = inputs()
+    bad = {"x": (x[:, :3], t, y), "t": (x, t[:2], y), "y": (x, t, y[:, :5])}[wrong]
+    with pytest.raises(ValueError, match={"x": "hidden_states", "t": "timestep", "y": "attribute_11"}[wrong]):
+        tiny()(*bad)
+
+
+def test_save_and_load_give_the_same_network(tmp_path):
+    model = tiny(latent_mean=[0.1] * 4, latent_std=[2.0] * 4)
+    model.save_pretrained(tmp_path)
+    again = LatentDiT.from_pretrained(tmp_path)
+    x, t, y = inputs()
+    assert torch.equal(model(x, t, y).sample, again(x, t, y).sample)
+    assert list(again.config.attribute_names) == NAMES and again.config.latent_std == [2.0] * 4
