@@ -226,7 +226,7 @@ class _Run:
         self.bad = torch.maximum(self.bad, bad.float())
         phase.optimizer.found_inf = self.bad  # type: ignore[attr-defined]
         if self.accelerator.device.type == "cpu" and bool(bad):
-            figures = {"phase": phase.name, "loss": repr(float(loss)), "grad_norm": repr(float(norm)), "lr": rate}
+            figures = {"phase": phase.name, "loss": repr(float(loss.detach())), "grad_norm": repr(float(norm)), "lr": rate}
             self._require_finite(**figures)
 
     def _require_finite(self, **figures: Any) -> None:
