@@ -1,8 +1,8 @@
 """The DAG as dvc.yaml states it, and the content key that names one execution of a stage.
 
-DVC decides what runs; this reads its files (without importing DVC, which takes longer than most stages' start) so that a
-stage can say what it is: key = sha256 of its address, command, parameters and dependency digests. All of these stand in
-dvc.lock too, so the key of a stage that ran can be computed again later, from any commit (`key_from_lock`).
+DVC decides what runs; this reads its files (without importing DVC, which takes longer than most stages' start) so that
+a stage can say what it is: key = sha256 of its address, command, parameters and dependency digests. All of these stand
+in dvc.lock too, so the key of a stage that ran can be computed again later, from any commit (`key_from_lock`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NEVER_HASHED = (".gitignore", "__pycache__")  # what .dvcignore keeps from DVC
 class StageSpec:
     """One stage of dvc.yaml, its matrix item and templates resolved.
 
-    `deps` maps each path to its name: the path, or for a path that is a parameter (`${data.root}`) that parameter's name.
+    `deps` maps each path to its name: the path itself, or `data.root` where dvc.yaml says `${data.root}`.
     """
 
     address: str
@@ -203,5 +203,5 @@ def path_md5(path: Path, hint: Callable[[], str]) -> str:
 
 
 def _file_md5(path: Path) -> str:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, functools.partial(hashlib.md5, usedforsecurity=False)).hexdigest()

@@ -1,7 +1,7 @@
 """The harness of every stage: `python -m pipelines.NAME` runs `main(run)`.
 
-It locks the stage, ends with its parent, checks the parameters, names the execution by its content key, opens or resumes
-the key's MLflow run, puts outputs in place whole, and turns signals and users' mistakes into exit codes and one line.
+It locks the stage, ends with its parent, checks the parameters, names the execution by its content key, opens or
+resumes the key's MLflow run, puts outputs in place whole, and turns signals and mistakes into exit codes and one line.
 It works without DVC too: the stage's name then comes from the module (`python -m pipelines.judge a` is `judge@a`).
 
 Exit codes: 0 done, 1 a mistake or a damaged artifact, 3 not finite, 4 busy, 130 Ctrl-C, 143 SIGTERM.
@@ -10,7 +10,6 @@ FACEGEN_TRACEBACK=1 shows the traceback of a mistake too.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -27,6 +26,7 @@ from facegen import dag
 from facegen.artifacts import replace_folder, write_manifest
 from facegen.errors import BusyError, FacegenError, NonFiniteError, StoppedError
 from facegen.locking import locked
+from pipelines.process import Interrupted, end_with_parent, is_main_process, on_stop_signals, tame_forked_workers
 
 if TYPE_CHECKING:
     import torch
@@ -39,11 +39,6 @@ RUNS = ".runs"
 KEPT = ("log.jsonl", "lock")  # what stays of a scratch folder when its stage is done
 GRACE_S = 60.0  # a stage that saves on a signal has so long for it
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-_PR_SET_PDEATHSIG = 1
-
-
-class Interrupted(BaseException):
-    """A signal reached a stage that does not watch `stop` itself."""
 
 
 class Stage:
@@ -85,27 +80,17 @@ class Stage:
 
     @property
     def device(self) -> torch.device:
-        """The device that machine.device names; sets torch's threads, and exact algorithms on CPU."""
-        import torch
+        """The device that machine.device names; sets torch's threads, and exact algorithms on the CPU."""
+        from facegen.device import select_device
 
-        torch.set_num_threads(self.params.machine.threads)
-        wanted = self.params.machine.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"machine.device is {wanted}, but torch {torch.__version__} sees no GPU; set auto or cpu")
-        if wanted == "cuda" and "LOCAL_RANK" in os.environ:
-            wanted = f"cuda:{os.environ['LOCAL_RANK']}"
-        if wanted == "cpu":
-            torch.use_deterministic_algorithms(True)
-        return torch.device(wanted)
+        return select_device(self.params.machine.device, threads=self.params.machine.threads)
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of autocast around network calls, from base.precision."""
-        import torch
+        from facegen.device import autocast_dtype
 
-        return {"bf16": torch.bfloat16, "fp32": torch.float32}[self.params.base.precision]
+        return autocast_dtype(self.params.base.precision)
 
     @contextmanager
     def output(self, path: str) -> Iterator[Path]:
@@ -169,11 +154,6 @@ class Stage:
             raise StoppedError("stopped by a signal; the same command goes on from there")
 
 
-def is_main_process() -> bool:
-    """Whether this is the process that writes: rank 0 under torchrun, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def stage_address() -> str:
     """Return the stage's address: DVC_STAGE under DVC, else the module's name and its argument."""
     spec = sys.modules["__main__"].__spec__
@@ -182,53 +162,20 @@ def stage_address() -> str:
     return os.environ.get("DVC_STAGE", by_hand)
 
 
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM when DVC dies, so that no stage outlives it (Linux)."""
-    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent or parent == 1:  # it died before we asked
-        sys.exit(143)
-
-
-def tame_forked_workers() -> None:
-    """Give forked workers the default SIGTERM, leave Ctrl-C to their parent, and end them with it.
-
-    The kernel means the forking *thread* by parent, so only what the main thread forks is tied to it.
-    """
-    by_main = [True]
-
-    def before() -> None:
-        by_main[0] = threading.current_thread() is threading.main_thread()
-
-    def in_child() -> None:
-        if by_main[0]:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            if sys.platform == "linux":
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-    os.register_at_fork(before=before, after_in_child=in_child)
-
-
 def main(run: Callable[[Stage], None]) -> NoReturn:
     """Run a stage and exit the process with its code."""
     started = time.monotonic()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     end_with_parent()
-    caught: list[int] = []
     current: list[Stage] = []
 
-    def handler(number: int, _frame: object) -> None:
-        caught.append(number)
+    def react(number: int) -> None:
         if not current:
             raise Interrupted
         current[0].on_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handler)
+    caught = on_stop_signals(react)
     tame_forked_workers()
     address = stage_address()
     try:
@@ -239,7 +186,7 @@ def main(run: Callable[[Stage], None]) -> NoReturn:
             stage._raise_if_stopped()
         code = 0
     except (Interrupted, StoppedError) as stop:
-        print(f"facegen: {address}: {str(stop) or 'stopped by a signal'}", file=sys.stderr)
+        sys.stderr.write(f"facegen: {address}: {str(stop) or 'stopped by a signal'}\n")
         code = 128 + (caught[-1] if caught else signal.SIGTERM)
     except (FacegenError, ValueError, OSError, ImportError) as error:
         code = _report(address, error)
@@ -252,15 +199,15 @@ def _report(address: str, error: Exception) -> int:
     """Say in one line what is wrong, keep the traceback in .runs/, and return the exit code."""
     text = "".join(traceback.format_exception(error))
     if os.environ.get("FACEGEN_TRACEBACK"):
-        print(text, file=sys.stderr)
+        sys.stderr.write(text)
     try:
         Path(RUNS).mkdir(exist_ok=True)
         (Path(RUNS) / "traceback.txt").write_text(f"{address}\n{text}", encoding="utf-8")
     except OSError:
         pass
     # Rules of params.yaml are listed one a line; everything else is one line.
-    print(f"facegen: {address}: {error or type(error).__name__}", file=sys.stderr)
-    return {NonFiniteError: 3, BusyError: 4}.get(type(error), 1)
+    sys.stderr.write(f"facegen: {address}: {str(error) or type(error).__name__}\n")
+    return 3 if isinstance(error, NonFiniteError) else 4 if isinstance(error, BusyError) else 1
 
 
 @contextmanager
@@ -306,11 +253,8 @@ def _opened(address: str, started: float) -> Iterator[Stage]:
                 _finish(home, stage, state, time.monotonic() - started)
 
 
-def _tracker(home: Path, address: str, key: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> Tracker | None:
-    try:
-        from facegen.tracking import Tracker
-    except ImportError:
-        return None
+def _tracker(home: Path, address: str, key: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> Tracker:
+    from facegen.tracking import Tracker
 
     return Tracker(home, stage=address, key=key, parameters=parameters, inputs=inputs)
 
@@ -320,10 +264,10 @@ def _finish(home: Path, stage: Stage, state: str, seconds: float) -> None:
     import json
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    record = {"stage": stage.name, "key": stage.key, "state": state, "seconds": round(seconds, 2), "peak_gib": round(peak, 3)}
-    with open(home / RUNS / "timings.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    peak_gib = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+    took = {"stage": stage.name, "key": stage.key, "state": state, "seconds": round(seconds, 2), "peak_gib": peak_gib}
+    with (home / RUNS / "timings.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(took) + "\n")
     if state == "FINISHED":
         for path in stage.scratch.iterdir():
             if path.name not in KEPT:

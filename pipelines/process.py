@@ -1,0 +1,63 @@
+"""What a stage does as a process: end with its parent, tame its workers, and turn signals into an orderly stop."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Interrupted(BaseException):
+    """A signal reached a stage that does not watch `stop` itself."""
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes: rank 0 under torchrun, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM when DVC dies, so that no stage outlives it (Linux; by hand nothing is done)."""
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent or parent == 1:  # it died before we asked
+        sys.exit(143)
+
+
+def tame_forked_workers() -> None:
+    """Give forked workers the default SIGTERM, leave Ctrl-C to their parent, and end them with it.
+
+    The kernel means the forking *thread* by parent, so only what the main thread forks is tied to it.
+    """
+    by_main = [True]
+
+    def before() -> None:
+        by_main[0] = threading.current_thread() is threading.main_thread()
+
+    def in_child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if by_main[0] and sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    os.register_at_fork(before=before, after_in_child=in_child)
+
+
+def on_stop_signals(react: Callable[[int], None]) -> list[int]:
+    """Call `react` with the number of each SIGTERM and SIGINT; return the list that they are added to."""
+    caught: list[int] = []
+
+    def handler(number: int, _frame: object) -> None:
+        caught.append(number)
+        react(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+    return caught
