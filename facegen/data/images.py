@@ -1,14 +1,16 @@
 """Pictures in and out: strict decoding of what users bring, lossless PNG of our own, and the step to and from tensors.
 
-A picture is RGB, 8 bits a channel, upright, in memory as uint8 (H, W, 3). What arrives in another form is converted by a
-stated rule or refused with a reason; nothing is guessed. The rules:
+A picture is RGB, 8 bits a channel, upright, in memory as uint8 (H, W, 3). What arrives in another form is converted
+by a stated rule or refused with a reason; nothing is guessed. The rules:
 
-- JPEG, PNG and WebP, told by content, never by name. Of a multi-picture JPEG (MPO, phones write it) the first is taken.
+- JPEG, PNG and WebP, told by content, never by name. Of a multi-picture JPEG (MPO, phones write it) the first is
+  taken.
 - Grey (1, L) is repeated over the channels; a palette (P) is looked up; CMYK becomes (255-C)(255-K)/255.
 - Transparency is composited over white: what hides under it is never seen.
 - The EXIF orientation is applied. Colour profiles are ignored.
-- Refused: 16 bits a channel (its range is anybody's guess), animations, other modes, less than MIN_SIDE_PX a side, more pixels
-  than allowed (read from the header, before any pixel is allocated), and whatever does not decode to its last byte.
+- Refused: 16 bits a channel (its range is anybody's guess), animations, other modes, less than MIN_SIDE_PX a side,
+  more pixels than allowed (read from the header, before any pixel is allocated), and whatever does not decode to its
+  last byte.
 
 Shapes: B batch, H W size in px.
 """
@@ -119,7 +121,7 @@ def decode_photo(data: bytes, *, max_megapixels: float) -> Image.Image:
         except ImageError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ImageError(f"more than the {max_megapixels:g} megapixels allowed ({_one_line(error)})") from error
+            raise ImageError(f"too many pixels: {_one_line(error)}") from error
         except MemoryError as error:
             raise ImageError("decoding it needs more memory than there is") from error
         except (*_DECODER_ERRORS, UserWarning) as error:

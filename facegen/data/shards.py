@@ -1,9 +1,10 @@
 """Faces as Parquet: the contract between preprocess and everything that looks at pictures.
 
-`{train,val,test}-NNNNN.parquet`: `id` string, `image` struct<bytes, path> (lossless RGB PNG; Hugging Face `datasets` reads it as
-an Image), `attributes` fixed-size list<int8>, `identity` int32 (-1 unknown), `landmarks` fixed-size list<float32> of five (x, y)
-in px. Row groups of 256. Picture bytes are stored plain: one data page a row group, no compression, no dictionary, so a picture
-lies verbatim in the file and can be read through a memory map without touching its neighbours.
+`{train,val,test}-NNNNN.parquet`: `id` string, `image` struct<bytes, path> (lossless RGB PNG; Hugging Face `datasets`
+reads it as an Image), `attributes` fixed-size list<int8>, `identity` int32 (-1 unknown), `landmarks` fixed-size
+list<float32> of five (x, y) in px. Row groups of 256. Picture bytes are stored plain: one data page a row group, no
+compression, no dictionary, so a picture lies verbatim in the file and can be read through a memory map without
+touching its neighbours.
 
 Equal rows give equal bytes (under one version of pyarrow). Shapes: N pictures, B batch, H W size, A attributes.
 """
@@ -11,7 +12,6 @@ Equal rows give equal bytes (under one version of pyarrow). Shapes: N pictures, 
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -167,7 +167,7 @@ class FacesWriter:
         self._write_row_group()
         assert self._file is not None
         self._file.close()
-        os.replace(self._temporary(), self._folder / f"{self._split}-{self._shard:05d}.parquet")
+        self._temporary().replace(self._folder / f"{self._split}-{self._shard:05d}.parquet")
         self._file, self._rows_in_shard = None, 0
         self._shard += 1
 

@@ -1,0 +1,214 @@
+"""From photographs to faces, in parallel: read, decode, cut, encode; then drop copies that would leak across splits.
+
+Work goes to processes in chunks of pictures and comes back in the order of the jobs, with a bounded number of chunks
+on the way, so memory does not grow with the data and the result does not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from facegen.data.align import Crop, cut_face
+from facegen.data.archive import Picture, read_picture
+from facegen.data.images import ImageError, decode_photo, encode_png
+
+if TYPE_CHECKING:
+    from facegen.data.celeba import Source
+
+CHUNK = 64  # pictures a task
+_CHUNKS_AHEAD = 3  # per worker
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a photograph becomes a face: params.yaml's preprocess section."""
+
+    resolution: int
+    crop: Crop
+    crop_size_px: int
+    max_megapixels: float
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One photograph to do: its place, and its landmarks ((5, 2) px) where they are known."""
+
+    picture: Picture
+    landmarks: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A photograph done: PNG and landmarks, or the reason why there are none."""
+
+    id: str
+    png: bytes
+    landmarks: np.ndarray | None
+    scale: float
+    reason: str | None
+
+
+def write_faces(
+    source: Source,
+    folder: str | Path,
+    *,
+    recipe: Recipe,
+    rows_per_shard: int,
+    workers: int,
+    on_face: Callable[[], object],
+) -> dict[str, Any]:
+    """Turn a source into the shards of a faces folder.
+
+    Args:
+        source: the photographs and what is known of them.
+        folder: where the shards go.
+        recipe: how a photograph becomes a face.
+        rows_per_shard: faces a file.
+        workers: processes; the result does not depend on it.
+        on_face: called after every photograph.
+
+    Returns:
+        What was done, for eval/preprocess.json: faces by split, rejects with reasons, and counts worth a look.
+
+    Raises:
+        ValueError: if the crop needs landmarks and the source has none.
+    """
+    from facegen.data.shards import SPLITS, FacesWriter  # here, so that worker processes do without pyarrow
+
+    if recipe.crop == "landmarks" and source.landmarks is None:
+        raise ValueError("preprocess.crop is landmarks, but the source has no landmark list; use center or full")
+    counts: dict[str, int] = {}
+    rejects: list[dict[str, str]] = []
+    copies, enlarged = Copies(), 0
+    for split in ("test", "val", "train"):
+        rows = np.flatnonzero(source.split == SPLITS.index(split)).tolist()
+        marks = [None if source.landmarks is None else source.landmarks[row] for row in rows]
+        jobs = [Job(source.pictures.by_name[source.ids[r]], m) for r, m in zip(rows, marks, strict=True)]
+        counts[split] = 0
+        with FacesWriter(
+            folder,
+            split,
+            resolution=recipe.resolution,
+            attribute_names=source.attribute_names,
+            sources=source.digests,
+            rows_per_shard=rows_per_shard,
+        ) as writer:
+            faces = make_faces(source.pictures.place, jobs, recipe, workers=workers)
+            for row, face in zip(rows, faces, strict=True):
+                reason = face.reason or copies.of(face, split)
+                if reason or face.landmarks is None:
+                    rejects.append({"id": face.id, "reason": str(reason)})
+                else:
+                    writer.add(face.id, face.png, source.attributes[row], int(source.identity[row]), face.landmarks)
+                    counts[split] += 1
+                    enlarged += face.scale > 1
+                on_face()
+    return {
+        "faces": counts,
+        "rejects": sorted(rejects, key=lambda r: r["id"]),
+        "copies_within_a_split": copies.within,
+        "enlarged": enlarged,
+        "resolution": recipe.resolution,
+        "crop": recipe.crop,
+        "attribute_names": list(source.attribute_names),
+        "identities": len(set(source.identity.tolist()) - {-1}),
+        "notes": source.notes,
+    }
+
+
+class Copies:
+    """Finds faces whose pixels were seen before in another split.
+
+    Feed the splits one after the other; what comes later is the copy, so feed test first: it then stays whole.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, tuple[str, str]] = {}
+        self.within = 0  # copies inside one split: harmless, counted
+
+    def of(self, face: Face, split: str) -> str | None:
+        """Return the reason to reject a copy of a face in another split, else None."""
+        key = hashlib.sha256(face.png).digest()[:16]
+        other, where = self._seen.setdefault(key, (face.id, split))
+        if where != split:
+            return f"the same picture as {other} in {where}, but listed in {split}"
+        self.within += other != face.id
+        return None
+
+
+def make_face(place: str | Path, job: Job, recipe: Recipe) -> Face:
+    """Do one photograph; whatever is wrong with it becomes the reason."""
+    name = job.picture.name
+    try:
+        photo = decode_photo(read_picture(place, job.picture), max_megapixels=recipe.max_megapixels)
+        image, landmarks, scale = cut_face(
+            photo,
+            resolution=recipe.resolution,
+            crop=recipe.crop,
+            crop_size_px=recipe.crop_size_px,
+            landmarks=job.landmarks,
+        )
+    except ImageError as error:
+        return Face(name, b"", None, 0.0, str(error))
+    return Face(name, encode_png(image), landmarks, scale, None)
+
+
+def make_faces(place: str | Path, jobs: Sequence[Job], recipe: Recipe, *, workers: int) -> Iterator[Face]:
+    """Do photographs in parallel, in order.
+
+    Args:
+        place: the zip or folder that they lie in.
+        jobs: what to do.
+        recipe: how.
+        workers: processes; 0 does the work in this one. The result is the same.
+
+    Yields:
+        One Face a job, in the order of the jobs.
+    """
+    chunks = (jobs[at : at + CHUNK] for at in range(0, len(jobs), CHUNK))
+    if workers == 0:
+        for chunk in chunks:
+            yield from _make_chunk(place, chunk, recipe)
+        return
+    context = multiprocessing.get_context("spawn")  # threads of this process (tracking) make fork unsafe
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_obey_parent)
+    waiting: deque[Future[list[Face]]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(_make_chunk, place, chunk, recipe))
+            if len(waiting) >= workers * _CHUNKS_AHEAD:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _make_chunk(place: str | Path, jobs: Sequence[Job], recipe: Recipe) -> list[Face]:
+    return [make_face(place, job, recipe) for job in jobs]
+
+
+def _obey_parent() -> None:
+    """Leave Ctrl-C to the parent, and end when it does, however it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
