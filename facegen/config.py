@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from facegen.config_faults import Document, Fault, Keys, allowed, dotted, read_yaml, schema_at, shown, unknown_key
+from facegen.config_faults import Document, Fault, Keys, dotted, keys_of, read_yaml, type_faults
 from facegen.config_rules import Unusable, broken_rules
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
@@ -26,6 +26,22 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 # Widest power-function average that EDM2's solver reaches (gamma >= 0).
 EmaWidth = Annotated[float, Field(gt=0, le=0.28)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Correlation = Annotated[float, Field(gt=-1, lt=1)]
+# What render can draw (facegen/data/face_parameters.py draws it; a test holds the two together).
+FaceAttribute = Literal[
+    "Male",
+    "Young",
+    "Smiling",
+    "Eyeglasses",
+    "No_Beard",
+    "Mustache",
+    "Bangs",
+    "Bald",
+    "Black_Hair",
+    "Blond_Hair",
+    "Gray_Hair",
+    "Wearing_Hat",
+]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$", description="a name of letters, digits and _")]
 FilledText = Annotated[str, Field(min_length=1, description="text")]
 
@@ -70,10 +86,15 @@ class Render(Section):
     images_per_identity: Annotated[int, Field(ge=1, le=1000)]
     resolution: Side
     supersample: Annotated[int, Field(ge=1, le=8)]
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     val_fraction: SplitShare
     test_fraction: SplitShare
-    prevalence: dict[str, Share]
-    correlations: list[Any]
+    prevalence: dict[FaceAttribute, SplitShare]
+    persistence: dict[FaceAttribute, Share]
+    correlations: Annotated[
+        tuple[Annotated[tuple[FaceAttribute, FaceAttribute, Correlation], Field(strict=False)], ...],
+        _listed(low=0, high=66),
+    ]
 
 
 class Preprocess(Section):
@@ -244,7 +265,7 @@ def find_faults(document: Document) -> list[Fault]:
     try:
         Params.model_validate(document.data)
     except ValidationError as error:
-        found = _type_faults(error, document.data)
+        found = type_faults(error, document.data, _schema())
 
     def value(path: str) -> Any:
         keys = tuple(path.split("."))
@@ -254,7 +275,7 @@ def find_faults(document: Document) -> list[Fault]:
 
     faults = [Fault(document.line(keys), dotted(keys), message) for keys, message in found.items()]
     for path, message in broken_rules(value):
-        faults.append(Fault(document.line(tuple(path.split("."))), path, message))
+        faults.append(Fault(document.line(keys_of(path)), path, message))
     return sorted({*document.faults, *faults})
 
 
@@ -265,39 +286,6 @@ def _at(values: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
             raise Unusable(dotted(keys))
         node = node[key]
     return node
-
-
-def _type_faults(error: ValidationError, data: Mapping[str, Any]) -> dict[Keys, str]:
-    """One message per faulty path. A key that is missing because it was misspelt is not named a second time."""
-    root, found, missing, taken = _schema(), {}, {}, set()
-    for detail in error.errors(include_url=False, include_context=False):
-        keys: Keys = detail["loc"]
-        if not keys:
-            continue  # rules: checked apart, so that they are reported beside the faults of type
-        if detail["type"] == "missing":
-            missing[keys] = f"missing; it must be {allowed(schema_at(keys, root), root)}"
-        elif detail["type"] == "extra_forbidden":
-            found[keys] = unknown_key(str(keys[-1]), keys[:-1], root)
-            if "did you mean " in found[keys]:
-                taken.add((*keys[:-1], found[keys].split("did you mean ")[1].rstrip("?")))
-        else:
-            keys, value = _existing(keys, data)
-            found[keys] = f"got {shown(value)}; must be {allowed(schema_at(keys, root), root)}"
-    missing = {keys: message for keys, message in missing.items() if keys not in taken}
-    parents = {
-        keys[:n] for keys in found for n in range(len(keys))
-    }  # a list with a faulty item also counts as too short
-    return {keys: message for keys, message in {**found, **missing}.items() if keys not in parents}
-
-
-def _existing(keys: Keys, data: Any) -> tuple[Keys, Any]:
-    """The part of a pydantic location that is in the data (it also names branches of unions), and the value there."""
-    for n, key in enumerate(keys):
-        inside = isinstance(key, int) and isinstance(data, list) and key < len(data)
-        if not inside and not (isinstance(data, Mapping) and key in data):
-            return keys[:n], data
-        data = data[key]
-    return keys, data
 
 
 @cache

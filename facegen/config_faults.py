@@ -4,11 +4,13 @@ YAML 1.2 through ruamel.yaml: `1e-4` is a number, `no` is a word, and a key that
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -48,6 +50,11 @@ def dotted(keys: Iterable[str | int]) -> str:
     """`("dit", "betas", 1)` -> `dit.betas[1]`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
     return text.removeprefix(".")
+
+
+def keys_of(path: str) -> Keys:
+    """`dit.betas[1]` -> `("dit", "betas", 1)`."""
+    return tuple(int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path))
 
 
 def read_yaml(path: str | Path) -> Document:
@@ -140,13 +147,18 @@ def schema_at(keys: Keys, root: Mapping[str, Any]) -> Mapping[str, Any]:
     for key in keys:
         node = resolve(node, root)
         if isinstance(key, int):
-            options = [node, *node.get("anyOf", [])]
-            node = next((option["items"] for option in options if "items" in option), {})
+            lists = [option for option in (node, *node.get("anyOf", [])) if option.get("type") == "array"]
+            node = _item(lists[0], key) if lists else {}
         elif key in node.get("properties", {}):
             node = node["properties"][key]
         else:
             node = node.get("additionalProperties") or {}
     return resolve(node, root)
+
+
+def _item(schema: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+    places = schema.get("prefixItems", [])
+    return places[index] if index < len(places) else schema.get("items") or {}
 
 
 def allowed(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
@@ -165,6 +177,8 @@ def allowed(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
             return f"a number{_bounds(schema)}"
         case "string":
             return schema.get("description", "text")
+        case "array" if "prefixItems" in schema:
+            return f"a list: {'; '.join(allowed(place, root) for place in schema['prefixItems'])}"
         case "array":
             return f"a list of {_count(schema)}, each {allowed(schema['items'], root)}"
         case "null":
@@ -191,7 +205,8 @@ def _count(schema: Mapping[str, Any]) -> str:
 
 def unknown_key(name: str, here: Keys, root: Mapping[str, Any]) -> str:
     """Message for a key that does not exist: the nearest right one, or the section it belongs to."""
-    known = list(schema_at(here, root).get("properties", {}))
+    schema = schema_at(here, root)
+    known = list(schema.get("properties", {})) or schema.get("propertyNames", {}).get("enum", [])
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"unknown key; did you mean {near[0]}?"
@@ -199,3 +214,39 @@ def unknown_key(name: str, here: Keys, root: Mapping[str, Any]) -> str:
     if elsewhere:
         return f"unknown key here; it belongs in section {' or '.join(elsewhere)}"
     return f"unknown key; allowed are {', '.join(known)}"
+
+
+def type_faults(error: ValidationError, data: Mapping[str, Any], root: Mapping[str, Any]) -> dict[Keys, str]:
+    """One message per faulty path. A key that is missing because it was misspelt is not named a second time."""
+    found: dict[Keys, str] = {}
+    missing: dict[Keys, str] = {}
+    taken: set[Keys] = set()
+    for detail in error.errors(include_url=False, include_context=False):
+        keys: Keys = detail["loc"]
+        if not keys:
+            continue  # rules: checked apart, so that they are reported beside the faults of type
+        if detail["type"] == "missing":
+            missing[keys] = f"missing; it must be {allowed(schema_at(keys, root), root)}"
+        elif detail["type"] == "extra_forbidden" or keys[-1] == "[key]":
+            keys = keys[:-1] if keys[-1] == "[key]" else keys
+            found[keys] = unknown_key(str(keys[-1]), keys[:-1], root)
+            if "did you mean " in found[keys]:
+                taken.add((*keys[:-1], found[keys].split("did you mean ")[1].rstrip("?")))
+        else:
+            keys, value = _existing(keys, data)
+            found[keys] = f"got {shown(value)}; must be {allowed(schema_at(keys, root), root)}"
+    missing = {keys: message for keys, message in missing.items() if keys not in taken}
+    parents = {
+        keys[:n] for keys in found for n in range(len(keys))
+    }  # a list with a faulty item also counts as too short
+    return {keys: message for keys, message in {**found, **missing}.items() if keys not in parents}
+
+
+def _existing(keys: Keys, data: Any) -> tuple[Keys, Any]:
+    """The part of a pydantic location that is in the data (it also names branches of unions), and the value there."""
+    for n, key in enumerate(keys):
+        inside = isinstance(key, int) and isinstance(data, list) and key < len(data)
+        if not inside and not (isinstance(data, Mapping) and key in data):
+            return keys[:n], data
+        data = data[key]
+    return keys, data

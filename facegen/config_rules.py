@@ -114,6 +114,28 @@ def _render_split(value: Lookup) -> Iterator[Finding]:
             yield f"render.{key}", f"got {share}; of {count} identities not one would be in that split"
 
 
+def _render_tables(value: Lookup) -> Iterator[Finding]:
+    tables = {name: value(f"render.{name}") for name in ("prevalence", "persistence")}
+    for here, there in (("prevalence", "persistence"), ("persistence", "prevalence")):
+        missing = [name for name in tables[there] if name not in tables[here]]
+        if missing:
+            yield (
+                f"render.{here}",
+                f"must have a value for each attribute of render.{there}; missing: {', '.join(missing)}",
+            )
+
+
+def _correlations(value: Lookup) -> Iterator[Finding]:
+    seen = set()
+    for n, (first, second, _) in enumerate(value("render.correlations")):
+        pair = frozenset((first, second))
+        if len(pair) == 1:
+            yield f"render.correlations[{n}]", f"got {first} twice; a pair is two different attributes"
+        if pair in seen:
+            yield f"render.correlations[{n}]", f"the pair {first}, {second} stands twice; keep one of them"
+        seen.add(pair)
+
+
 def _attributes(value: Lookup) -> Iterator[Finding]:
     names = value("data.attributes")
     if names == "all":
@@ -141,6 +163,8 @@ RULES: tuple[Rule, ...] = (
     _split("render"),
     _split("preprocess"),
     _render_split,
+    _render_tables,
+    _correlations,
     _attributes,
 )
 

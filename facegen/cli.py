@@ -1,0 +1,203 @@
+"""The command line: `facegen`. Each command is thin; what it does stands in the module that it calls.
+
+Imports of torch, diffusers and the like stay inside the commands: `facegen --help` must start at once.
+"""
+
+from collections.abc import Callable, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from facegen import __version__
+from facegen.errors import FacegenError
+
+USER_ERROR = 2  # also what typer exits with for wrong options
+FAILED = 1
+
+ParamsPath = Annotated[Path, typer.Option("--params", help="The parameter file.", metavar="FILE")]
+ProfilesFolder = Annotated[Path, typer.Option("--profiles", help="The folder of profiles.", metavar="FOLDER")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One value more, as in data.root=/data/celeba; may be repeated."),
+]
+
+
+class OneLineErrors(TyperGroup):
+    """A user's mistake ends in one message on stderr; a traceback is left to our own bugs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; ValueError and its like are the user's, FacegenError is a damaged or busy artifact."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            typer.echo(f"facegen: {error}", err=True)
+            raise typer.Exit(USER_ERROR) from None
+        except FacegenError as error:
+            typer.echo(f"facegen: {error}", err=True)
+            raise typer.Exit(FAILED) from None
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Faces from attributes: configuration, checks and sampling. The pipeline itself is run by `dvc repro`.",
+)
+profile_app = typer.Typer(no_args_is_help=True, help="Sets of changes to params.yaml.")
+config_app = typer.Typer(no_args_is_help=True, help="The parameters of the pipeline.")
+app.add_typer(profile_app, name="profile")
+app.add_typer(config_app, name="config")
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it so)
+    if wanted:
+        typer.echo(f"facegen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@profile_app.command("list")
+def profile_list(profiles: ProfilesFolder = Path("profiles")) -> None:
+    """Name the profiles and say what each is for."""
+    from facegen.profiles import list_profiles
+
+    _print_table(("profile", "for"), list(list_profiles(profiles).items()))
+
+
+@profile_app.command("show")
+def profile_show(
+    name: str, params: ParamsPath = Path("params.yaml"), profiles: ProfilesFolder = Path("profiles")
+) -> None:
+    """Show what a profile would change in the parameter file."""
+    from facegen.profiles import changes_of, read_profile
+
+    _print_changes(changes_of(read_profile(profiles, name), params), nothing=f"{params} holds all of profile {name}")
+
+
+@profile_app.command("apply")
+def profile_apply(
+    name: str,
+    settings: Settings = None,
+    params: ParamsPath = Path("params.yaml"),
+    profiles: ProfilesFolder = Path("profiles"),
+) -> None:
+    """Write a profile's values into the parameter file: comments kept, all of it or nothing.
+
+    Values that the profile does not name stay as they are; `git checkout params.yaml` goes back to the defaults.
+    """
+    from facegen.profiles import apply_values, parse_settings, read_profile
+
+    values = {**read_profile(profiles, name), **parse_settings(settings or [])}
+    _print_changes(apply_values(values, params), nothing=f"{params} held all of it already")
+
+
+@config_app.command("check")
+def config_check(params: ParamsPath = Path("params.yaml")) -> None:
+    """Say everything that is wrong with the parameter file, or that nothing is."""
+    from facegen.config import load_params
+
+    load_params(params)
+    typer.echo(f"{params}: no fault")
+
+
+@config_app.command("show")
+def config_show(
+    section: Annotated[str | None, typer.Argument(help="One section only, as in dit.")] = None,
+    params: ParamsPath = Path("params.yaml"),
+) -> None:
+    """Print the checked parameters as YAML."""
+    from ruamel.yaml import YAML
+
+    from facegen.config import load_params
+
+    values = load_params(params).model_dump(mode="json")
+    if section is not None and section not in values:
+        raise ValueError(f"{params} has no section {section!r}; there are {', '.join(values)}")
+    stream, writer = StringIO(), YAML(typ="safe", pure=True)
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    writer.default_flow_style = None  # lists of numbers in one line
+    writer.width = 120
+    writer.dump(values if section is None else {section: values[section]}, stream)
+    typer.echo(stream.getvalue().rstrip())
+
+
+@config_app.command("set")
+def config_set(
+    settings: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="As in dit.depth=4.")],
+    params: ParamsPath = Path("params.yaml"),
+) -> None:
+    """Write single values into the parameter file, checked and with comments kept."""
+    from facegen.profiles import apply_values, parse_settings
+
+    _print_changes(apply_values(parse_settings(settings), params), nothing=f"{params} held all of it already")
+
+
+@app.command()
+def doctor(params: ParamsPath = Path("params.yaml")) -> None:
+    """Say what is installed, which device there is, what is missing and how to get it."""
+    from facegen.doctor import State, examine
+
+    checks = list(examine(Path.cwd(), params))
+    colours = {State.OK: "[green]ok[/]", State.NOTE: "[yellow]note[/]", State.MISSING: "[bold red]missing[/]"}
+    rows = [(c.group, c.name, colours[c.state], _plain(c.found), _plain(c.remedy)) for c in checks]
+    _print_table(("", "what", "state", "found", "how to get it"), rows, markup=True)
+    missing = [check.name for check in checks if check.state is State.MISSING]
+    if missing:
+        typer.echo(f"facegen: missing: {', '.join(missing)}", err=True)
+        raise typer.Exit(FAILED)
+
+
+# Commands that use trained models (sample, grid) follow here.
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _print_changes(changes: Sequence[Any], *, nothing: str) -> None:
+    from facegen.config_faults import shown
+    from facegen.profiles import MISSING
+
+    def cell(value: Any) -> str:
+        return "-" if value is MISSING else str(value) if isinstance(value, str | bool) else shown(value)
+
+    if not changes:
+        typer.echo(nothing)
+        return
+    _print_table(("parameter", "before", "after"), [(c.path, cell(c.before), cell(c.after)) for c in changes])
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, markup: bool = False) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    show: Callable[[str], str] = str if markup else _plain
+    table = Table(*titles, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(show(cell) for cell in row))
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width to fit
+        console = Console(width=200)
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="facegen")
+
+
+if __name__ == "__main__":
+    main()
