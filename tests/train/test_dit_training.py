@@ -1,0 +1,153 @@
+"""Learning the right thing, dropping conditions at the stated rates, and a golden loss trace."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from facegen.models.dit import LatentDiT
+from facegen.rng import torch_generator
+from facegen.train.dit import DiTLearner, DiTRecipe, LatentSet, drop_attributes, loss_by_time, validation_mse
+from facegen.train.loop import make_accelerator, read_log, train
+from facegen.train.preview import averaged_copy, sample_latents
+
+CPU = torch.device("cpu")
+NAMES = ["Left", "Bright"]
+
+
+def latent_set(num=256):
+    """Latents whose attributes are visible: Bright shifts channel 0 by 2, Left lights the left half of channel 1."""
+    g = np.random.default_rng(0)
+    attributes = g.integers(0, 2, (num, 2)).astype(np.int8)
+    mean = g.normal(0, 0.3, (num, 1, 2, 4, 4)).repeat(2, axis=1)
+    mean[:, :, 0] += 2.0 * attributes[:, None, 1, None, None] - 1
+    mean[:, :, 1, :, :2] += 2.0 * attributes[:, None, 0, None, None] - 1
+    logvar = np.full_like(mean, -8.0)
+    return LatentSet.from_arrays(
+        mean, logvar, attributes, channel_mean=[0.0, 0.0], channel_std=[1.0, 1.0], device=CPU
+    )
+
+
+def recipe(**changes):
+    values = dict(
+        seed=0, path="linear", time_mean=-0.5, time_std=1.0, laplacian_weight=0.1, total_images=12800,
+        learning_rate=3e-3, warmup_images=640, decay_fraction=0.25, betas=(0.9, 0.95), weight_decay=0.0,
+        grad_clip=1.0, drop_all=0.1, drop_some=0.3, ema_sigma_rel=(0.05, 0.10),
+    )  # fmt: skip
+    return DiTRecipe(**{**values, **changes})
+
+
+def learner(**changes):
+    model = LatentDiT(
+        sample_size=4, in_channels=2, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=2.0,
+        attribute_names=NAMES, latent_mean=[0.0, 0.0], latent_std=[1.0, 1.0],
+    )  # fmt: skip
+    model.initialize_weights(torch_generator(0, "weights"))
+    return DiTLearner(model, latent_set(), recipe(**changes))
+
+
+def run(learner, scratch, total, **changes):
+    options = dict(
+        batch_size=64, identity={"test": 1}, log_images=640, checkpoint_images=10**9, checkpoint_minutes=1e9,
+        accelerator=make_accelerator(CPU, torch.float32), on_log=lambda record, timing: None, stop=threading.Event(),
+    )  # fmt: skip
+    scratch.mkdir(exist_ok=True)
+    train(learner, total_images=total, scratch=scratch, **{**options, **changes})
+
+
+def test_it_learns_to_do_what_the_attributes_ask(tmp_path):
+    trained = learner()
+    run(trained, tmp_path / "s", 12800)
+    model = averaged_copy(trained.models["dit"], trained.ema, 0.10)
+    states = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]).repeat_interleave(16, dim=0)
+    noise = torch.randn(64, 2, 4, 4, generator=torch_generator(5, "noise"))
+    z = sample_latents(model, states, noise, num_steps=12, guidance_scale=1.0)
+    bright, left = z[:, 0].mean((1, 2)), z[:, 1, :, :2].mean((1, 2))
+    assert ((bright > 0) == (states[:, 1] == 1)).float().mean() > 0.95
+    assert ((left > 0) == (states[:, 0] == 1)).float().mean() > 0.95
+    assert z[:, 1, :, 2:].mean((1, 2)).abs().mean() < 0.3  # the right half is left alone
+    records = read_log(tmp_path / "s")
+    assert records[-1]["loss"] < 0.6 * records[0]["loss"]
+    assert {"lr", "grad_norm", "mse", "laplacian", "mse_t5"} <= set(records[-1])
+
+
+def test_golden_loss_trace(tmp_path):
+    """Ten float32 steps; a change here is a change of the numerics and needs its reason."""
+    traced = learner(warmup_images=64)
+    run(traced, tmp_path / "s", 640, log_images=64)
+    losses = [record["loss"] for record in read_log(tmp_path / "s")]
+    assert losses == pytest.approx(GOLDEN, rel=1e-5)
+
+
+GOLDEN = [
+    1.9662743,
+    1.9629124,
+    1.8518509,
+    1.9656523,
+    1.8709418,
+    1.7461470,
+    1.8569037,
+    1.8054336,
+    1.7378583,
+    1.6046671,
+]
+
+
+def test_dropout_rates():
+    states = torch.ones(40000, 4, dtype=torch.int8)
+    dropped = drop_attributes(states, drop_all=0.1, drop_some=0.3, generator=torch_generator(0, "drop")) == -1
+    none, every = (~dropped).all(1).float().mean(), dropped.all(1).float().mean()
+    # rate u ~ U(0,1): all of four dropped with E[u^4] = 1/5, none with E[(1-u)^4] = 1/5
+    assert float(every) == pytest.approx(0.1 + 0.3 / 5, abs=0.01)
+    assert float(none) == pytest.approx(0.6 + 0.3 / 5, abs=0.01)
+    assert float(dropped.float().mean()) == pytest.approx(0.1 + 0.3 / 2, abs=0.01)
+    kept = drop_attributes(states, drop_all=0.0, drop_some=0.0, generator=torch_generator(0, "drop"))
+    assert torch.equal(kept, states)
+
+
+def test_batches_depend_on_the_position_alone_and_cover_each_epoch():
+    one, other = learner(), learner()
+    one.batch(0, 64)
+    a, b = one.batch(640, 64), other.batch(640, 64)
+    assert torch.equal(a.x_t, b.x_t) and torch.equal(a.attributes, b.attributes)
+    assert not torch.equal(a.x_t, one.batch(704, 64).x_t)
+    marked = learner()
+    object.__setattr__(marked.data, "mean", torch.arange(256).view(256, 1, 1, 1, 1).expand(256, 2, 2, 4, 4).half())
+    object.__setattr__(marked.data, "logvar", torch.full((256, 2, 2, 4, 4), -30.0).half())
+    marked_recipe = [marked.batch(i * 64, 64) for i in range(4)]
+    seen = torch.cat([to_index(batch) for batch in marked_recipe])
+    assert sorted(seen.tolist()) == list(range(256))
+
+
+def to_index(batch):
+    t = batch.t.view(-1, 1, 1, 1)
+    return (batch.x_t - t * batch.target).mean((1, 2, 3)).round().long()  # x_0 = x_t - t v
+
+
+def test_posterior_is_resampled_and_mirrors_are_drawn():
+    data = latent_set()
+    mirrored = LatentSet.from_arrays(
+        np.stack([np.zeros((8, 2, 4, 4)), np.ones((8, 2, 4, 4))], axis=1), np.zeros((8, 2, 2, 4, 4)),
+        np.zeros((8, 2)), channel_mean=[0.0, 0.0], channel_std=[1.0, 1.0], device=CPU,
+    )  # fmt: skip
+    z, _ = mirrored.draw(torch.zeros(2000, dtype=torch.long), torch_generator(0, "draw"))
+    assert float(z.mean()) == pytest.approx(0.5, abs=0.05)  # half of them mirrors
+    assert float(z.std(dim=0).mean()) == pytest.approx((1 + 0.25) ** 0.5, abs=0.05)
+    with pytest.raises(ValueError, match="disagree"):
+        LatentSet.from_arrays(np.zeros((2, 2, 1, 4, 4)), np.zeros((2, 2, 1, 4, 4)), np.zeros((3, 2)),
+                              channel_mean=[0.0], channel_std=[1.0], device=CPU)  # fmt: skip
+    with pytest.raises(ValueError, match="allowed"):
+        LatentSet.from_arrays(np.zeros((1, 2, 1, 4, 4)), np.zeros((1, 2, 1, 4, 4)), np.full((1, 2), 3),
+                              channel_mean=[0.0], channel_std=[1.0], device=CPU)  # fmt: skip
+    assert len(data) == 256
+
+
+def test_loss_by_time_and_validation():
+    logs = loss_by_time(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.05, 0.07, 1.0]))
+    assert [float(v) for v in logs["mse_t0"]] == [4.0, 2.0]
+    assert [float(v) for v in logs["mse_t9"]] == [5.0, 1.0]
+    fresh = learner()
+    first = validation_mse(fresh.models["dit"], fresh.data, fresh.recipe, batch_size=64)
+    assert first == validation_mse(fresh.models["dit"], fresh.data, fresh.recipe, batch_size=64)
+    assert 1.0 < first < 4.0  # zero velocity: E[(eps - x0)^2]
