@@ -62,3 +62,22 @@ def attribute_vector(states: Mapping[str, int], names: Sequence[str]) -> np.ndar
             raise ValueError(f"attribute {name} is {state!r}; allowed: -1 (unknown), 0 (absent), 1 (present)")
         vector[list(names).index(require_known(name, names))] = state
     return vector
+
+
+def parse_strengths(texts: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Parse ["Eyeglasses=2.5", ...] into guidance scales by name.
+
+    Raises:
+        ValueError: for an unknown name or something that is not a finite number.
+    """
+    scales: dict[str, float] = {}
+    for text in texts:
+        name, _, number = (s.strip() for s in text.partition("="))
+        require_known(name, names)
+        try:
+            scales[name] = float(number)
+        except ValueError:
+            scales[name] = float("nan")
+        if not np.isfinite(scales[name]):
+            raise ValueError(f"strength {text!r}: write {name}=2.5, a finite number")
+    return scales

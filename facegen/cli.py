@@ -158,7 +158,84 @@ def doctor(params: ParamsPath = Path("params.yaml")) -> None:
         raise typer.Exit(FAILED)
 
 
-# Commands that use trained models (sample, grid) follow here.
+ModelFolder = Annotated[Path, typer.Option("--model", metavar="FOLDER", help="data/models, or what `facegen export` wrote.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Solver steps (else the model's own).")]
+Guidance = Annotated[
+    float | None, typer.Option("--guidance", min=0, max=100, help="Guidance scale; 1 is none (else the model's own).")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the first picture; the next ones count on.")]
+
+
+@app.command()
+def sample(
+    attr: Annotated[str, typer.Option("--attr", "-a", metavar="NAME=0|1,...", help="As in Male=1,Smiling=0.")] = "",
+    seed: Seed = 0,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, max=100_000, help="How many pictures.")] = 16,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A grid (.png), a data set (.parquet), or a folder of pictures.")
+    ] = Path("grid.png"),
+    strength: Annotated[
+        list[str] | None, typer.Option("--strength", metavar="NAME=X", help="Extra guidance on one attribute.")
+    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    columns: Annotated[int | None, typer.Option("--columns", min=1, help="Pictures in a row of the grid.")] = None,
+    model: ModelFolder = Path("data/models"),
+    params: ParamsPath = Path("params.yaml"),
+    device: Device = "auto",
+) -> None:
+    """Sample faces with the attributes that you name; what you do not name is left open.
+
+    facegen sample --attr Male=1,Smiling=1 --seed 3 --num 16 -o grid.png
+    """
+    from facegen import sampling
+    from facegen.attributes import parse_attributes, parse_strengths
+
+    pipe = sampling.open_model(model, params=params, device=device)
+    names = pipe.attribute_names
+    wanted, strengths = parse_attributes(attr, names), parse_strengths(strength or [], names)
+    states, seeds = sampling.repeated(wanted, names, num), list(range(seed, seed + num))
+    images = sampling.sample(pipe, states, seeds=seeds, steps=steps, guidance=guidance, strengths=strengths)
+    about = {"attributes": wanted, "strengths": strengths, "steps": steps, "guidance": guidance}
+    sampling.write_pictures(
+        output, images, states=states, seeds=seeds, names=names, columns=columns, about=about
+    )
+    typer.echo(str(output))
+
+
+@app.command()
+def grid(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("attributes.png"),
+    seed: Seed = 0,
+    num: Annotated[int, typer.Option("--num", "-n", min=1, max=64, help="Pictures in a row.")] = 8,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    model: ModelFolder = Path("data/models"),
+    params: ParamsPath = Path("params.yaml"),
+    device: Device = "auto",
+) -> None:
+    """Show what each attribute does: two rows each, without and with it, from the same noise."""
+    from facegen import sampling
+
+    pipe = sampling.open_model(model, params=params, device=device)
+    sampling.attribute_grid(pipe, output, seed=seed, num=num, steps=steps, guidance=guidance)
+    typer.echo(str(output))
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the pipeline goes.")],
+    model: ModelFolder = Path("data/models"),
+    params: ParamsPath = Path("params.yaml"),
+) -> None:
+    """Write the trained model as one diffusers pipeline, for FacePipeline.from_pretrained(FOLDER)."""
+    from facegen import sampling
+
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty; name a new folder")
+    sampling.open_model(model, params=params, device="cpu").save_pretrained(output)
+    typer.echo(str(output))
 
 
 def _plain(text: str) -> str:
