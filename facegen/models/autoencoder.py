@@ -35,10 +35,10 @@ def build_autoencoder(
     """Return a new autoencoder of factor 2^(levels - 1), without attention.
 
     Args:
-        architecture: `kl`, or `tiny` (no normalisation, and no residual blocks at full resolution, where each would cost
-            four times as much as one level below).
+        architecture: `kl`, or `tiny` (no normalisation, and residual blocks at the coarsest level only: on a CPU's budget,
+            blocks at a finer one, of four times the cost, gave less quality a second).
         channels: width of each resolution level, fine to coarse; equal widths for `tiny`.
-        layers_per_block: residual blocks of each level.
+        layers_per_block: residual blocks of each level; of the coarsest for `tiny`.
         latent_channels: C.
 
     Raises:
@@ -59,7 +59,7 @@ def build_autoencoder(
         raise ValueError(f"autoencoder architecture is {architecture!r}; allowed: kl, tiny")
     if len(set(widths)) > 1 or levels < 2:
         raise ValueError(f"channels are {list(widths)}; the tiny autoencoder takes two or more levels of one width")
-    blocks = (0,) + (layers_per_block,) * (levels - 1)
+    blocks = (0,) * (levels - 1) + (layers_per_block,)
     return AutoencoderTiny(
         encoder_block_out_channels=widths,
         decoder_block_out_channels=widths,
@@ -128,6 +128,13 @@ def encode_moments(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
         return mean, torch.full_like(mean, 2 * math.log(TINY_STD))
     posterior = vae.encode(images).latent_dist
     return posterior.mean.float(), posterior.logvar.float().clamp(*LOGVAR_RANGE)
+
+
+def encode_with_mirror(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the moments, float32 (B, 2, C, h, w) each, of images (B, 3, H, W) and (axis 1) of their left-right mirrors."""
+    both = torch.stack([images, images.flip(3)], dim=1).flatten(0, 1)  # (2B, 3, H, W)
+    mean, logvar = encode_moments(vae, both.contiguous(memory_format=torch.channels_last))
+    return mean.unflatten(0, (-1, 2)), logvar.unflatten(0, (-1, 2))
 
 
 def decode(vae: Autoencoder, z: Tensor) -> Tensor:
