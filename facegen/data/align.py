@@ -77,7 +77,8 @@ def cut_face(
     if side > min(width, height):
         raise ImageError(f"{width}x{height} px; smaller than the crop of {side} (preprocess.crop_size_px)")
     left, top = (width - side) // 2, (height - side) // 2
-    face = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    square = image.crop((left, top, left + side, top + side))  # first, so that nothing outside shines in at the edges
+    face = square.resize((resolution, resolution), Image.Resampling.LANCZOS)
     scale = resolution / side
     if landmarks is None:
         return face, canonical_landmarks(resolution), scale

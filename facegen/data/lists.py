@@ -119,7 +119,7 @@ def read_landmarks(path: Path) -> Table:
     """Read list_landmarks_align_celeba.{txt,csv}.
 
     Returns:
-        The table; values float32 (rows, 10), x and y of left eye, right eye, nose, left and right corner of the mouth, px.
+        The table; values float32 (rows, 10) px: x, y of left eye, right eye, nose, left and right corner of the mouth.
 
     Raises:
         ValueError: naming line and column: another header, a wrong number of values, a value that is no number.
