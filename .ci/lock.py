@@ -1,0 +1,32 @@
+"""Write requirements.lock from what pip resolves (`make lock`).
+
+pip's own report is used, so that the lock needs no tool beyond pip. Pins that exist for Linux alone carry a marker.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+LINUX_ONLY = re.compile(r"^(nvidia-(?!ml-py)|cuda-|triton$)")
+HEADER = """\
+# Exact versions that are tested together: Python 3.11 and newer, everything that `pip install -e ".[dev]"` needs.
+# Written by `make lock`; do not edit. Ranges, and the reasons for them, stand in pyproject.toml.
+"""
+
+
+def pins(report: dict) -> list[str]:
+    """One `name==version` line per resolved package, facegen itself left out."""
+    lines = []
+    for package in report["install"]:
+        name = re.sub(r"[-_.]+", "-", package["metadata"]["name"]).lower()
+        version = package["metadata"]["version"].split("+")[0]
+        marker = ' ; sys_platform == "linux"' if LINUX_ONLY.match(name) else ""
+        if name != "facegen":
+            lines.append(f"{name}=={version}{marker}")
+    return sorted(lines)
+
+
+if __name__ == "__main__":
+    text = HEADER + "\n".join(pins(json.load(sys.stdin))) + "\n"
+    Path("requirements.lock").write_text(text, encoding="utf-8")
