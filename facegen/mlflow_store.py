@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,10 +123,10 @@ class StoredRun:
         self.id = self.client.create_run(self.experiment, tags={**identity, **tags}, run_name=name).info.run_id
 
     def parameters(self, values: Mapping[str, Any]) -> None:
-        """Write parameters; the same again is no fault."""
+        """Write parameters, sections flattened to dotted names; the same again is no fault."""
         from mlflow.entities import Param
 
-        items = [Param(name, _text(value)) for name, value in values.items()]
+        items = [Param(name, _text(value)) for name, value in _leaves(values, "")]
         for start in range(0, len(items), 100):
             self.client.log_batch(self.id, params=items[start : start + 100])
 
@@ -198,6 +198,14 @@ class StoredRun:
 def metric_name(name: str) -> str:
     """Return a name that MLflow accepts: letters, digits and _ - . space : /, and `@` of an address as `:`."""
     return _BAD_IN_NAME.sub("_", name.replace("@", ":"))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _text(value: Any) -> str:

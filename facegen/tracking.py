@@ -62,7 +62,7 @@ class Tracker:
             self._failed(error)
             self._keep("open", opening)
         self._do("parameters", dict(parameters))
-        self._do("inputs", dict(inputs))
+        self.inputs(inputs)
         self._watch_system()
 
     @property
@@ -85,6 +85,10 @@ class Tracker:
     def tags(self, tags: Mapping[str, str]) -> None:
         """Write tags."""
         self._do("tags", dict(tags))
+
+    def inputs(self, digests: Mapping[str, str]) -> None:
+        """Add data set inputs: DVC's digest by path."""
+        self._do("inputs", dict(digests))
 
     def picture(self, path: Path) -> None:
         """Copy a picture into the run."""

@@ -50,6 +50,7 @@ class Stage:
         name: str,
         params: Params,
         root: Path,
+        home: Path,
         key: str,
         scratch: Path,
         parameters: Mapping[str, Any],
@@ -59,13 +60,15 @@ class Stage:
         """Args:
         name: the stage's address, `dit` or `judge@a`.
         root: the folder that dvc.yaml is in; paths of outputs are relative to it.
+        home: the folder of .runs/ and .mlflow/: the same, but for DVC's temporary experiments.
         key: the content key of this execution.
         scratch: what survives a kill: checkpoints, log.jsonl.
         parameters: the parameters that dvc.yaml lists for this stage, by dotted name.
         inputs: digests of the data that it depends on, by name.
         tracker: the MLflow run; None where nothing is tracked.
         """
-        self.name, self.params, self.root, self.key, self.scratch = name, params, root, key, scratch
+        self.name, self.params, self.key, self.scratch = name, params, key, scratch
+        self.root, self.home = root, home
         self.parameters, self.inputs, self.tracker = dict(parameters), dict(inputs), tracker
         self.item = name.partition("@")[2] or None
         self.is_main = is_main_process()
@@ -237,8 +240,10 @@ def _opened(address: str, started: float) -> Iterator[Stage]:
             stack.enter_context(locked(scratch / "lock", f"stage {address}"))
             tracker = _tracker(home, address, key, parameters, {path: digests[path] for path in spec.data_deps})
         inputs = {name: digests[path] for path, name in spec.data_deps.items()}
-        stage = Stage(name=address, params=params, root=root, key=key, scratch=scratch, parameters=parameters,
-                      inputs=inputs, tracker=tracker)  # fmt: skip
+        stage = Stage(
+            name=address, params=params, root=root, home=home, key=key, scratch=scratch,
+            parameters=parameters, inputs=inputs, tracker=tracker,
+        )  # fmt: skip
         state = "FAILED"
         try:
             yield stage
