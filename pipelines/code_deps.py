@@ -89,8 +89,14 @@ def closure(root: Path, path: str) -> list[str]:
         new = imported_modules(root, queue.pop()) - seen
         seen |= new
         queue.extend(new)
-    modules = {file for file in seen - set(NOT_DEPENDENCIES) if (root / file).read_text("utf-8").strip()}
+    modules = {file for file in seen - set(NOT_DEPENDENCIES) if _does_something(root, file)}
     return sorted(modules | {data for file in modules for data in named_files(root, file)})
+
+
+def _does_something(root: Path, path: str) -> bool:
+    """Whether a module holds more than its docstring."""
+    body = ast.parse((root / path).read_text("utf-8")).body
+    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
 
 
 def named_files(root: Path, path: str) -> set[str]:
