@@ -26,7 +26,7 @@ def run(stage: Stage) -> None:
         seed=p.base.seed,
     )
     for note in source.notes:
-        print(f"preprocess: note: {note}", file=sys.stderr)
+        sys.stderr.write(f"preprocess: note: {note}\n")
     recipe = Recipe(
         resolution=p.preprocess.resolution,
         crop=p.preprocess.crop,
@@ -48,7 +48,7 @@ def run(stage: Stage) -> None:
         if not report["faces"]["train"]:
             raise ValueError("the train split is empty: nothing could be trained")
     rate = len(source.ids) / (time.monotonic() - started)
-    print(f"preprocess: {len(source.ids)} photographs at {rate:.0f} images/s", file=sys.stderr)
+    sys.stderr.write(f"preprocess: {len(source.ids)} photographs at {rate:.0f} images/s\n")
     stage.metrics({"images_per_s": rate, "faces": report["faces"], "rejects": len(report["rejects"])})
 
 

@@ -24,7 +24,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +168,7 @@ def _open(data: bytes, max_megapixels: float) -> Image.Image:
     """Read the header only, and refuse what the header tells."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"not a JPEG, PNG or WebP picture (it begins with {data[:12]!r})") from None
     width, height = image.size
     if width * height > max_megapixels * 1e6:
@@ -176,8 +176,9 @@ def _open(data: bytes, max_megapixels: float) -> Image.Image:
         raise ImageError(f"{size}; at most {max_megapixels:g} are allowed (preprocess.max_megapixels)")
     if min(width, height) < MIN_SIDE_PX:
         raise ImageError(f"{width}x{height} px; each side must have at least {MIN_SIDE_PX}")
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise ImageError(f"an animation of {image.n_frames} frames; only still pictures are allowed")
+    frames = getattr(image, "n_frames", 1)
+    if image.format != "MPO" and frames > 1:
+        raise ImageError(f"an animation of {frames} frames; only still pictures are allowed")
     if isinstance(image, PngImagePlugin.PngImageFile):
         if data[24] == 16:
             raise ImageError("16 bits a channel; convert it to 8 bits, choosing the range yourself")

@@ -23,50 +23,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facegen.artifacts import canonical_json
 from facegen.attributes import STATES
+from facegen.data.faces_schema import COMPRESSION, FORMAT, METADATA_KEY, NUM_LANDMARKS, faces_schema
 from facegen.data.images import PNG_SIGNATURE, decode_png, png_size
 from facegen.errors import DamagedArtifactError
 
-FORMAT = 1
 SPLITS = ("train", "val", "test")
 ROW_GROUP = 256
-NUM_LANDMARKS = 5
-_METADATA_KEY = b"facegen"
 _ONE_PAGE = 1 << 30  # bytes; larger than any row group, so that each picture column chunk is a single page
-
-
-def faces_schema(
-    *, split: str, resolution: int, attribute_names: Sequence[str], sources: Mapping[str, str]
-) -> pa.Schema:
-    """Return the Parquet schema, whose metadata tells our readers and Hugging Face's what the columns are."""
-    about = {
-        "format": FORMAT,
-        "split": split,
-        "resolution": resolution,
-        "attribute_names": list(attribute_names),
-        "sources": dict(sources),
-    }
-    features = {
-        "id": {"dtype": "string", "_type": "Value"},
-        "image": {"_type": "Image"},
-        "attributes": _list_feature("int8", len(attribute_names)),
-        "identity": {"dtype": "int32", "_type": "Value"},
-        "landmarks": _list_feature("float32", 2 * NUM_LANDMARKS),
-    }
-    return pa.schema(
-        [
-            pa.field("id", pa.string()),
-            pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            pa.field("attributes", pa.list_(pa.int8(), len(attribute_names))),
-            pa.field("identity", pa.int32()),
-            pa.field("landmarks", pa.list_(pa.float32(), 2 * NUM_LANDMARKS)),
-        ],
-        metadata={
-            _METADATA_KEY: canonical_json(about).encode(),
-            b"huggingface": canonical_json({"info": {"features": features}}).encode(),
-        },
-    )
 
 
 class FacesWriter:
@@ -176,14 +140,7 @@ class FacesWriter:
             self._file = pq.ParquetWriter(
                 self._temporary(),
                 self._schema,
-                compression={  # type: ignore[arg-type]
-                    "id": "zstd",
-                    "image.bytes": "none",
-                    "image.path": "zstd",
-                    "attributes.list.element": "zstd",
-                    "identity": "zstd",
-                    "landmarks.list.element": "zstd",
-                },
+                compression=COMPRESSION,
                 use_dictionary=False,
                 data_page_size=_ONE_PAGE,
                 write_statistics=["identity"],
@@ -324,7 +281,7 @@ class Faces:
 def _read_about(shard: Path) -> dict[str, Any]:
     """Return our metadata of a shard, checked."""
     try:
-        about = json.loads((pq.read_schema(shard, memory_map=True).metadata or {})[_METADATA_KEY])
+        about = json.loads((pq.read_schema(shard, memory_map=True).metadata or {})[METADATA_KEY])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise DamagedArtifactError(f"{shard} is not a faces shard ({error!r}); run preprocess again") from error
     if about["format"] != FORMAT:
@@ -347,10 +304,6 @@ def _fixed_list(rows: np.ndarray) -> pa.FixedSizeListArray:
 def _as_matrix(column: pa.ChunkedArray, dtype: type[np.generic], width: int) -> np.ndarray:
     chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in column.chunks]
     return np.concatenate([np.empty((0, width), dtype), *chunks]).astype(dtype, copy=False)
-
-
-def _list_feature(dtype: str, length: int) -> dict[str, Any]:
-    return {"feature": {"dtype": dtype, "_type": "Value"}, "length": length, "_type": "List"}
 
 
 def _png_name(id: str) -> str:

@@ -24,7 +24,11 @@ MARK_NAMES = "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_
 
 
 def make_source(
-    root: Path, *, order: list[str] = IDS, lists: tuple[str, ...] = ("identity", "landmarks", "partition"), zipped: bool = True
+    root: Path,
+    *,
+    order: list[str] = IDS,
+    lists: tuple[str, ...] = ("identity", "landmarks", "partition"),
+    zipped: bool = True,
 ) -> Path:
     """Write a source whose files list the pictures in the given order."""
     root.mkdir(parents=True, exist_ok=True)
@@ -38,7 +42,9 @@ def make_source(
             (root / "img_align_celeba" / id).write_bytes(BYTES[id])
 
     def put(name: str, head: str, values: dict) -> None:
-        rows = [f"{id} {' '.join(map(str, values[id] if isinstance(values[id], list) else [values[id]]))}" for id in order]
+        rows = [
+            f"{id} {' '.join(map(str, values[id] if isinstance(values[id], list) else [values[id]]))}" for id in order
+        ]
         (root / name).write_text(head + "\n".join(rows) + "\n")
 
     put("list_attr_celeba.txt", f"{NUMBER}\n{' '.join(NAMES)}\n", STATES)
@@ -105,7 +111,11 @@ def test_missing_lists_are_said_loudly(tmp_path: Path) -> None:
     source = read(make_source(tmp_path, lists=()))
     assert source.landmarks is None and (source.identity == -1).all()
     told = "\n".join(source.notes)
-    for part in ("no identity_CelebA: ", "no list_landmarks_align_celeba: ", "no list_eval_partition: splits drawn by seed 0"):
+    for part in (
+        "no identity_CelebA: ",
+        "no list_landmarks_align_celeba: ",
+        "no list_eval_partition: splits drawn by seed 0",
+    ):
         assert part in told
     assert "a person may be in several" in told
 
@@ -114,10 +124,14 @@ def test_csv_lists_are_read_and_text_goes_first(tmp_path: Path) -> None:
     text = read(make_source(tmp_path))
     for name in ("list_attr_celeba", "list_landmarks_align_celeba"):
         lines = (tmp_path / f"{name}.txt").read_text().splitlines()[1:]
-        (tmp_path / f"{name}.csv").write_text("\n".join(",".join(["image_id"] * (i == 0) + l.split()) for i, l in enumerate(lines)))
+        (tmp_path / f"{name}.csv").write_text(
+            "\n".join(",".join(["image_id"] * (i == 0) + row.split()) for i, row in enumerate(lines))
+        )
     for name, column in (("identity_CelebA", "identity"), ("list_eval_partition", "partition")):
         lines = (tmp_path / f"{name}.txt").read_text().splitlines()
-        (tmp_path / f"{name}.csv").write_text(f"image_id,{column}\n" + "\n".join(",".join(l.split()) for l in lines))
+        (tmp_path / f"{name}.csv").write_text(
+            f"image_id,{column}\n" + "\n".join(",".join(row.split()) for row in lines)
+        )
     assert "both list_attr_celeba.txt and list_attr_celeba.csv exist: the first is read" in read(tmp_path).notes
     for path in tmp_path.glob("*.txt"):
         path.unlink()
@@ -127,7 +141,7 @@ def test_csv_lists_are_read_and_text_goes_first(tmp_path: Path) -> None:
 
 
 def test_missing_folders_and_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="data.root: .*nowhere is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"data\.root: .*nowhere is not a folder"):
         read(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"neither img_align_celeba.zip nor the folder img_align_celeba/"):
         read(tmp_path)
@@ -168,7 +182,9 @@ def test_a_person_in_two_splits_is_refused_with_the_ids(tmp_path: Path) -> None:
     make_source(tmp_path)
     edit(tmp_path / "list_eval_partition.txt", "000002.jpg 0", "000002.jpg 2")
     edit(tmp_path / "list_eval_partition.txt", "000040.jpg 2", "000040.jpg 1")
-    message = r"2 identities .*: 1 \(000001.jpg in train, 000002.jpg in test\); 10 \(000037.jpg in test, 000040.jpg in val\)"
+    message = (
+        r"2 identities .*: 1 \(000001.jpg in train, 000002.jpg in test\); 10 \(000037.jpg in test, 000040.jpg in val\)"
+    )
     with pytest.raises(ValueError, match=message):
         read(tmp_path)
 
@@ -186,7 +202,9 @@ def test_the_drawn_split_is_identity_disjoint_and_has_the_wanted_shares(tmp_path
     assert np.array_equal(source.split, read(tmp_path).split)
 
 
-def test_copies_of_a_file_stay_together_where_people_are_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_a_file_stay_together_where_people_are_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for id in IDS[20:]:
         monkeypatch.setitem(BYTES, id, BYTES[IDS[IDS.index(id) - 20]])
     split = read(make_source(tmp_path, lists=())).split

@@ -63,9 +63,7 @@ def test_every_well_meant_form_is_read(tmp_path: Path, text: str, name: str) -> 
         ("000002.jpg  1", "000002.jpg \0 1", 4, 12, "'\\x00' does not belong here"),
     ],
 )
-def test_faults_of_the_published_form(
-    tmp_path: Path, old: str, new: str, line: int, column: int, message: str
-) -> None:
+def test_faults_of_the_published_form(tmp_path: Path, old: str, new: str, line: int, column: int, message: str) -> None:
     assert old in TEXT
     path = put(tmp_path, TEXT.replace(old, new, 1))
     with pytest.raises(ValueError, match=re.escape(f"{path}, line {line}, column {column}: ")) as caught:
@@ -106,9 +104,22 @@ def test_faults_of_the_encoding(tmp_path: Path) -> None:
 
 
 def test_landmarks(tmp_path: Path) -> None:
-    text = f"2\n{' '.join(LANDMARK_COLUMNS)}\n1.jpg 69 109 106 113 77 142 73 152 108 154\n2.jpg 69 -1 1.5 1 1 1 1 1 1 1\n"
+    text = (
+        f"2\n{' '.join(LANDMARK_COLUMNS)}\n1.jpg 69 109 106 113 77 142 73 152 108 154\n2.jpg 69 -1 1.5 1 1 1 1 1 1 1\n"
+    )
     table = read_landmarks(put(tmp_path, text))
-    assert table.values.dtype == np.float32 and table.values[0].tolist() == [69, 109, 106, 113, 77, 142, 73, 152, 108, 154]
+    assert table.values.dtype == np.float32 and table.values[0].tolist() == [
+        69,
+        109,
+        106,
+        113,
+        77,
+        142,
+        73,
+        152,
+        108,
+        154,
+    ]
     assert table.values[1, :3].tolist() == [69, -1, 1.5]
     csv = "image_id," + ",".join(LANDMARK_COLUMNS) + "\n1.jpg,69,109,106,113,77,142,73,152,108,154\n"
     assert read_landmarks(put(tmp_path, csv, "a.csv")).values.tolist() == table.values[:1].tolist()

@@ -1,4 +1,4 @@
-"""From photographs to faces: the same bytes whatever the workers and the order; bad pictures and copies told, and counted."""
+"""From photographs to faces: equal bytes whatever the workers and the order; bad pictures and copies are told."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def photo(seed: int) -> bytes:
 
 PHOTOS = {f"{i:06d}.jpg": photo(i) for i in range(1, NUMBER + 1)}
 POINTS = (15, 22, 29, 22, 22, 28, 16, 33, 28, 33)
-POINT_NAMES = "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y rightmouth_x rightmouth_y"
+POINT_NAMES = (
+    "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y rightmouth_x rightmouth_y"
+)
 
 
 def make_source(root: Path, photos: dict[str, bytes], *, shuffle: int | None = None, landmarks: bool = True) -> Path:
@@ -63,9 +65,7 @@ def make_source(root: Path, photos: dict[str, bytes], *, shuffle: int | None = N
 
 def prepare(root: Path, out: Path, *, workers: int = 0, recipe: Recipe = RECIPE, rows_per_shard: int = 60) -> dict:
     source = read_celeba(root, attributes="all", val_fraction=0.1, test_fraction=0.1, seed=0)
-    return write_faces(
-        source, out, recipe=recipe, rows_per_shard=rows_per_shard, workers=workers, on_face=lambda: None
-    )
+    return write_faces(source, out, recipe=recipe, rows_per_shard=rows_per_shard, workers=workers, on_face=lambda: None)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -80,7 +80,9 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 def test_every_photograph_becomes_a_face_with_its_labels(faces: tuple[Path, dict]) -> None:
     folder, report = faces
-    assert report["faces"] == {"train": 100, "val": 20, "test": 30} and report["rejects"] == [] and report["notes"] == []
+    assert (
+        report["faces"] == {"train": 100, "val": 20, "test": 30} and report["rejects"] == [] and report["notes"] == []
+    )
     assert report["identities"] == 30 and report["enlarged"] == 0 and report["copies_within_a_split"] == 0
     train = Faces.open(folder / "out", "train")
     assert train.ids == sorted(PHOTOS)[:100] and train.attribute_names == ("Male", "Smiling")
@@ -169,7 +171,11 @@ def test_bad_pictures_are_listed_with_their_reasons_and_left_out(tmp_path: Path)
 
 
 def test_a_picture_in_two_splits_is_rejected_where_it_trains(tmp_path: Path) -> None:
-    copies = {"000002.jpg": PHOTOS["000150.jpg"], "000110.jpg": PHOTOS["000149.jpg"], "000005.jpg": PHOTOS["000006.jpg"]}
+    copies = {
+        "000002.jpg": PHOTOS["000150.jpg"],
+        "000110.jpg": PHOTOS["000149.jpg"],
+        "000005.jpg": PHOTOS["000006.jpg"],
+    }
     report = prepare(make_source(tmp_path / "source", PHOTOS | copies), tmp_path / "out")
     assert report["rejects"] == [
         {"id": "000002.jpg", "reason": "the same picture as 000150.jpg in test, but listed in train"},
@@ -189,7 +195,9 @@ def test_the_stage_fails_above_the_allowed_number() -> None:
     rejects = [{"id": f"{i}.jpg", "reason": "the file is empty"} for i in range(7)]
     require_few_rejects(rejects, 7)
     require_few_rejects([], 0)
-    with pytest.raises(ValueError, match=r"7 photographs .* allows 6\. 0\.jpg: the file is empty; .*4\.jpg.*eval/preprocess"):
+    with pytest.raises(
+        ValueError, match=r"7 photographs .* allows 6\. 0\.jpg: the file is empty; .*4\.jpg.*eval/preprocess"
+    ):
         require_few_rejects(rejects, 6)
 
 

@@ -128,11 +128,11 @@ def test_an_empty_split_is_a_shard_without_rows(tmp_path: Path) -> None:
 
 
 def test_a_missing_split_and_a_missing_shard_are_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="val-NNNNN.parquet; run the preprocess stage"):
+    with pytest.raises(FileNotFoundError, match=r"val-NNNNN\.parquet; run the preprocess stage"):
         Faces.open(folder, "val")
     for name in ("train-00000.parquet", "train-00002.parquet"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    with pytest.raises(DamagedArtifactError, match="train-00001.parquet is missing"):
+    with pytest.raises(DamagedArtifactError, match=r"train-00001\.parquet is missing"):
         Faces.open(tmp_path, "train")
 
 
@@ -158,7 +158,7 @@ def test_damaged_shards_are_refused(tmp_path: Path, damage: str) -> None:
         shard.write_text("<html>")
     else:
         pd.DataFrame({"a": [1]}).to_parquet(shard)
-    with pytest.raises(DamagedArtifactError, match="train-00000.parquet"):
+    with pytest.raises(DamagedArtifactError, match=r"train-00000\.parquet"):
         Faces.open(tmp_path, "train")
 
 
