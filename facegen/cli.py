@@ -124,10 +124,11 @@ def config_show(
     values = load_params(params).model_dump(mode="json")
     if section is not None and section not in values:
         raise ValueError(f"{params} has no section {section!r}; there are {', '.join(values)}")
-    stream, writer = StringIO(), YAML(typ="safe", pure=True)
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    writer.default_flow_style = None  # lists of numbers in one line
+    stream, writer = StringIO(), YAML(typ="rt")
     writer.width = 120
+    writer.representer.add_representer(
+        list, lambda representer, items: representer.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+    )
     writer.dump(values if section is None else {section: values[section]}, stream)
     typer.echo(stream.getvalue().rstrip())
 
@@ -158,7 +159,9 @@ def doctor(params: ParamsPath = Path("params.yaml")) -> None:
         raise typer.Exit(FAILED)
 
 
-ModelFolder = Annotated[Path, typer.Option("--model", metavar="FOLDER", help="data/models, or what `facegen export` wrote.")]
+ModelFolder = Annotated[
+    Path, typer.Option("--model", metavar="FOLDER", help="data/models, or what `facegen export` wrote.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Solver steps (else the model's own).")]
 Guidance = Annotated[
@@ -198,9 +201,7 @@ def sample(
     states, seeds = sampling.repeated(wanted, names, num), list(range(seed, seed + num))
     images = sampling.sample(pipe, states, seeds=seeds, steps=steps, guidance=guidance, strengths=strengths)
     about = {"attributes": wanted, "strengths": strengths, "steps": steps, "guidance": guidance}
-    sampling.write_pictures(
-        output, images, states=states, seeds=seeds, names=names, columns=columns, about=about
-    )
+    sampling.write_pictures(output, images, states=states, seeds=seeds, names=names, columns=columns, about=about)
     typer.echo(str(output))
 
 

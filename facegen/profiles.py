@@ -164,6 +164,7 @@ def _plain(value: Any) -> Any:
 def _round_trip() -> YAML:
     parser = YAML(typ="rt")
     parser.width = 4096
+    parser.indent(mapping=2, sequence=4, offset=2)
     parser.preserve_quotes = True
     parser.representer.add_representer(
         type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
