@@ -1,0 +1,1 @@
+"""Metrics: features -> statistics -> figure. Maths of arrays; no path, no config."""

@@ -1,0 +1,57 @@
+"""Intervals: the tables' values, and the coverage they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facegen.metrics.intervals import bootstrap_interval, mean_interval, paired_difference
+
+
+def test_t_interval_of_a_worked_example() -> None:
+    found = mean_interval(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
+    half = 2.776445105 * np.sqrt(2.5 / 5)  # t_{4, 0.975} from the table
+    assert found.value == 3 and found.n == 5
+    assert found.low == pytest.approx(3 - half) and found.high == pytest.approx(3 + half)
+    assert found.to_json() == {"value": 3.0, "low": found.low, "high": found.high, "n": 5}
+
+
+def test_pairs_cancel_what_they_share() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 100, 50)
+    difference = paired_difference(shared + 1 + rng.normal(0, 0.1, 50), shared)
+    assert difference.low < 1 < difference.high and difference.high - difference.low < 0.1
+    with pytest.raises(ValueError, match="equal shapes"):
+        paired_difference(shared, shared[:-1])
+
+
+def test_bootstrap_is_seeded_and_agrees_with_the_t_interval_for_a_mean() -> None:
+    values = np.random.default_rng(1).normal(5, 2, 400)
+
+    def run(seed: int) -> tuple[float, float]:
+        found = bootstrap_interval(lambda rows: float(rows.mean()), values, generator=np.random.default_rng(seed))
+        return found.low, found.high
+
+    exact = mean_interval(values)
+    assert run(3) == run(3) != run(4)
+    assert run(3) == pytest.approx((exact.low, exact.high), abs=0.03)
+
+
+def test_t_interval_covers_as_promised_with_few_observations() -> None:
+    rng = np.random.default_rng(2)
+    draws = [mean_interval(rng.standard_normal(5)) for _ in range(1500)]
+    assert np.mean([draw.low <= 0 <= draw.high for draw in draws]) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("values", "confidence", "message"),
+    [
+        ([1.0], 0.95, "at least 2"),
+        (3.0, 0.95, "at least 2"),
+        ([1.0, np.nan, np.inf], 0.95, "2 of 3"),
+        ([1.0, 2.0], 1.0, "between 0 and 1"),
+    ],
+)
+def test_what_has_no_interval_is_refused(values: object, confidence: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        mean_interval(np.array(values), confidence=confidence)
