@@ -27,13 +27,6 @@ from facegen.config_rules import PROCEDURAL_ROOT
 GIB = 2**30
 NEEDED_DISK_GIB = 5  # outputs, cache and runs of the embedded default
 NEEDED_MEMORY_GIB = 4
-PICTURES = ("img_align_celeba.zip", "img_align_celeba")
-ATTRIBUTE_LISTS = ("list_attr_celeba.txt", "list_attr_celeba.csv")
-OPTIONAL_LISTS = {
-    "identity_CelebA": "no identities: nothing that needs them can be trained",
-    "list_landmarks_align_celeba": "no landmarks: canonical positions",
-    "list_eval_partition": "no partition: a seeded split",
-}
 
 
 class State(StrEnum):
@@ -207,12 +200,26 @@ def data_checks(root: Path, params: Params) -> Iterator[Check]:
     if not folder.is_dir():
         yield Check("data", "data.root", State.MISSING, f"{params.data.root}: no such folder", "docs/data.md")
         return
-    for name, choices in (("pictures", PICTURES), ("attributes", ATTRIBUTE_LISTS)):
+    try:
+        from facegen.data import celeba
+    except ImportError as error:  # said above, among the packages
+        yield Check("data", "lists", State.NOTE, f"not looked at: {_first_line(error)}")
+        return
+    needed = {
+        "pictures": (f"{celeba.PICTURES}.zip", celeba.PICTURES),
+        "attributes": (f"{celeba.ATTRIBUTES}.txt", f"{celeba.ATTRIBUTES}.csv"),
+    }
+    for name, choices in needed.items():
         there = [choice for choice in choices if (folder / choice).exists()]
         state = State.OK if there else State.MISSING
-        found = ", ".join(there) or f"none of {', '.join(choices)} in {params.data.root}"
+        found = ", ".join(there) or f"neither of {', '.join(choices)} in {params.data.root}"
         yield Check("data", name, state, found, "" if there else "docs/data.md")
-    for stem, consequence in OPTIONAL_LISTS.items():
+    without = {
+        celeba.IDENTITIES: "none: nothing that needs identities can be trained",
+        celeba.LANDMARKS: "none: canonical positions",
+        celeba.PARTITION: "none: a seeded split",
+    }
+    for stem, consequence in without.items():
         there = [path.name for path in sorted(folder.glob(f"{stem}.*"))]
         yield Check("data", stem, State.OK if there else State.NOTE, ", ".join(there) or consequence)
 
