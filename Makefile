@@ -38,8 +38,8 @@ env: ## create or renew the environment in .venv from requirements.lock (nothing
 	  echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); \
 	fi; \
 	echo "installing requirements.lock (some minutes and about 6 GB the first time)"; \
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock; \
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	$(BIN)/python -m pip install -qq --no-deps -r requirements.lock; \
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .; \
 	echo "$$want" > $(VENV)/.facegen-env
 
 repro: env ## run every stage whose inputs changed, with progress and the seconds of each stage
@@ -69,7 +69,7 @@ format: env ## put the code into its format
 
 lock: ## write requirements.lock anew: the newest versions that pyproject.toml allows (CONSTRAINTS=FILE holds some back)
 	@[[ -x $(BIN)/python ]] || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report $(VENV)/lock.json \
+	@$(BIN)/python -m pip install --dry-run --ignore-installed -qq --report $(VENV)/lock.json \
 	  $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[dev]"
 	@$(BIN)/python .ci/lock.py < $(VENV)/lock.json
 
