@@ -1,10 +1,10 @@
-"""Attributes that occur as often, and together, as a table says: a Gaussian copula over people and pictures, under rules.
+"""Attributes that occur as often, and together, as a table says: a Gaussian copula over people and pictures.
 
-Attribute a of picture i of person p is present where sqrt(s_a) z_pa + sqrt(1 - s_a) e_ia exceeds a threshold: z belongs to the
-person, e to the picture, both normal with one correlation matrix; s_a is the attribute's persistence. Then the rules of
-`apply_rules` remove what does not occur. Thresholds and correlations are fitted so that prevalences and correlations after the
-rules are the ones asked for. Source: Gaussian copula, Nelsen, An Introduction to Copulas (2006), 2.3; the fit is a damped fixed-point
-iteration on a fixed sample.
+Attribute a of picture i of person p is present where sqrt(s_a) z_pa + sqrt(1 - s_a) e_ia exceeds a threshold: z belongs
+to the person, e to the picture, both normal with one correlation matrix; s_a is the attribute's persistence. Then
+`apply_rules` removes what does not occur. Thresholds and correlations are fitted so that prevalences and correlations
+after the rules are the ones asked for. Source: the Gaussian copula, Nelsen, An Introduction to Copulas (2006), 2.3; the
+fit is a damped fixed-point iteration on a fixed sample.
 
 Shape legend: P people, K pictures of one person, A attributes.
 """
@@ -12,6 +12,7 @@ Shape legend: P people, K pictures of one person, A attributes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,9 @@ class Copula:
     persistence: np.ndarray
     factor: np.ndarray
 
-    def sample(self, people: np.random.Generator, pictures: np.random.Generator, *, shape: tuple[int, int]) -> np.ndarray:
+    def sample(
+        self, people: np.random.Generator, pictures: np.random.Generator, *, shape: tuple[int, int]
+    ) -> np.ndarray:
         """Draws attributes, int8 (P, K, A) of 0 and 1, for `shape` = (P, K)."""
         size = len(FACE_ATTRIBUTES)
         person = people.standard_normal((shape[0], 1, size))
@@ -41,15 +44,18 @@ class Copula:
         return apply_rules(self._margins(person, picture))
 
     def _margins(self, person: np.ndarray, picture: np.ndarray) -> np.ndarray:
-        latent = (np.sqrt(self.persistence) * (person @ self.factor.T)) + np.sqrt(1 - self.persistence) * (picture @ self.factor.T)
+        latent = (np.sqrt(self.persistence) * (person @ self.factor.T)) + np.sqrt(1 - self.persistence) * (
+            picture @ self.factor.T
+        )
         return latent - self.threshold
 
 
 def apply_rules(margins: np.ndarray) -> np.ndarray:
     """Present where the margin (..., A) is positive, less what does not occur in life; int8 (..., A).
 
-    Only men have a beard, a moustache or are bald. The bald have neither bangs, hair colour nor a hat (which would hide that
-    they are). At most one hair colour, the one with the largest margin. The grey-haired are not young. No bangs under a hat.
+    Only men have a beard, a moustache or are bald. The bald have neither bangs, hair colour nor a hat (which would hide
+    that they are). At most one hair colour, the one with the largest margin. The grey-haired are not young. No bangs
+    under a hat.
     """
     present = margins > 0
     male = present[..., _INDEX["Male"]]
@@ -74,14 +80,14 @@ def correlation_matrix(attributes: np.ndarray) -> np.ndarray:
 
 
 def fit_copula(
-    prevalence: Mapping[str, float], persistence: Mapping[str, float], correlations: Sequence[tuple[str, str, float]]
+    prevalence: Mapping[Any, float], persistence: Mapping[Any, float], correlations: Sequence[tuple[str, str, float]]
 ) -> Copula:
     """Fits the copula to a table.
 
     Args:
         prevalence: share of pictures with each attribute, in (0, 1).
         persistence: share of each attribute that belongs to the person, in [0, 1].
-        correlations: (attribute, attribute, Pearson correlation over pictures); other pairs are what the rules make them.
+        correlations: (attribute, attribute, Pearson correlation over pictures); other pairs are as the rules make them.
 
     Raises:
         ValueError: a name is unknown, missing or paired twice, or no population has these figures under the rules.
@@ -107,23 +113,37 @@ def fit_copula(
         table = correlation_matrix(drawn)[rows, columns]
         if max(np.abs(found - wanted).max(), np.abs(table - target).max(initial=0.0)) < 0.004:
             return model
-        threshold = threshold + 0.7 * np.array([normal.inv_cdf(f) - normal.inv_cdf(w) for f, w in zip(found, wanted, strict=True)])
+        threshold = threshold + 0.7 * np.array(
+            [normal.inv_cdf(f) - normal.inv_cdf(w) for f, w in zip(found, wanted, strict=True)]
+        )
         moved = np.clip(latent[rows, columns] + 1.2 * (target - table), -0.97, 0.97)
         latent[rows, columns] = latent[columns, rows] = moved
-    faults = [f"prevalence {n} {w:g} (nearest {f:.3f})" for n, w, f in zip(FACE_ATTRIBUTES, wanted, found, strict=True) if abs(w - f) > _TOLERANCE]
-    faults += [f"correlation {a}, {b} {r:g} (nearest {t:.3f})" for (a, b, r), t in zip(correlations, table, strict=True) if abs(r - t) > _TOLERANCE]
+    faults = [
+        f"prevalence {n} {w:g} (nearest {f:.3f})"
+        for n, w, f in zip(FACE_ATTRIBUTES, wanted, found, strict=True)
+        if abs(w - f) > _TOLERANCE
+    ]
+    faults += [
+        f"correlation {a}, {b} {r:g} (nearest {t:.3f})"
+        for (a, b, r), t in zip(correlations, table, strict=True)
+        if abs(r - t) > _TOLERANCE
+    ]
     if faults:
-        raise ValueError(f"no population has these figures under the rules of render: {'; '.join(faults)}; move them to the nearest")
+        raise ValueError(
+            f"no population has these figures under the rules of render: {'; '.join(faults)}; move them to the nearest"
+        )
     return model
 
 
 def _check_table(
-    prevalence: Mapping[str, float], persistence: Mapping[str, float], correlations: Sequence[tuple[str, str, float]]
+    prevalence: Mapping[Any, float], persistence: Mapping[Any, float], correlations: Sequence[tuple[str, str, float]]
 ) -> None:
     for title, table, low, high in (("prevalence", prevalence, 1e-3, 1 - 1e-3), ("persistence", persistence, 0.0, 1.0)):
         if set(table) != set(FACE_ATTRIBUTES):
             odd = sorted(set(table) ^ set(FACE_ATTRIBUTES))
-            raise ValueError(f"render.{title} must name each of {', '.join(FACE_ATTRIBUTES)}, and no other: look at {', '.join(odd)}")
+            raise ValueError(
+                f"render.{title} must name each of {', '.join(FACE_ATTRIBUTES)}, and no other: look at {', '.join(odd)}"
+            )
         for name, value in table.items():
             if not low <= value <= high:
                 raise ValueError(f"render.{title}.{name} is {value!r}, it must be in [{low:g}, {high:g}]")

@@ -1,7 +1,7 @@
 """An antialiased canvas in frame coordinates: the picture is [-1, 1] x [-1, 1], y down.
 
-aggdraw (the Anti-Grain Geometry library) fills and strokes; it needs nothing beyond its wheel, draws the same bytes each time, and
-takes a tenth of the time of the SVG renderers that install as easily.
+aggdraw (the Anti-Grain Geometry library) fills and strokes; it needs nothing beyond its wheel, draws the same bytes
+each time, and takes a tenth of the time of the SVG renderers that install as easily.
 
 Shape legend: P points, S canvas side in px.
 """

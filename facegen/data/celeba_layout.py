@@ -1,7 +1,7 @@
 """Writes a data set in the files of CelebA as published: one zip of JPEGs and four lists.
 
-Source: the readme and the lists of CelebA (Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015). Fixed dates in the zip and
-no date in the pictures: equal inputs give equal bytes.
+Source: the readme and the lists of CelebA (Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015). Fixed
+dates in the zip and none in the pictures: equal inputs give equal bytes.
 
 Shape legend: N pictures, A attributes.
 """
@@ -46,7 +46,13 @@ def write_zip(path: Path, pictures: Iterable[bytes]) -> None:
 
 
 def write_lists(
-    folder: Path, *, attribute_names: Sequence[str], attributes: np.ndarray, identity: np.ndarray, landmarks: np.ndarray, split: np.ndarray
+    folder: Path,
+    *,
+    attribute_names: Sequence[str],
+    attributes: np.ndarray,
+    identity: np.ndarray,
+    landmarks: np.ndarray,
+    split: np.ndarray,
 ) -> None:
     """Writes the four lists.
 
@@ -62,15 +68,24 @@ def write_lists(
         ValueError: the arrays do not belong to the same pictures.
     """
     count = len(attributes)
-    shapes = {"attributes": (count, len(attribute_names)), "identity": (count,), "landmarks": (count, 5, 2), "split": (count,)}
+    shapes = {
+        "attributes": (count, len(attribute_names)),
+        "identity": (count,),
+        "landmarks": (count, 5, 2),
+        "split": (count,),
+    }
     for name, array in (("attributes", attributes), ("identity", identity), ("landmarks", landmarks), ("split", split)):
         if array.shape != shapes[name]:
             raise ValueError(f"{name} has shape {array.shape}, it must be {shapes[name]} for {count} pictures")
     names = [image_name(number) for number in range(count)]
     signed = np.where(attributes > 0, 1, -1)
-    lines = [f"{name} {' '.join(f'{value:2d}' for value in row)}" for name, row in zip(names, signed.tolist(), strict=True)]
+    lines = [
+        f"{name} {' '.join(f'{value:2d}' for value in row)}" for name, row in zip(names, signed.tolist(), strict=True)
+    ]
     _write(folder / ATTRIBUTES_NAME, [str(count), " ".join(attribute_names), *lines])
-    _write(folder / IDENTITY_NAME, [f"{name} {person + 1}" for name, person in zip(names, identity.tolist(), strict=True)])
+    _write(
+        folder / IDENTITY_NAME, [f"{name} {person + 1}" for name, person in zip(names, identity.tolist(), strict=True)]
+    )
     points = np.floor(landmarks).astype(int).reshape(count, 10).tolist()
     header = " ".join(f"{name}_{axis}" for name in LANDMARK_NAMES for axis in "xy")
     lines = [f"{name} {' '.join(f'{value:4d}' for value in row)}" for name, row in zip(names, points, strict=True)]

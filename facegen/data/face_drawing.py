@@ -29,8 +29,8 @@ def draw_face(
         supersample: canvas pixels per picture pixel and side.
 
     Returns:
-        the picture, uint8 (H, W, 3), and its landmarks, float64 (5, 2): x and y in px of the left eye, right eye, nose tip,
-        left and right mouth corner, as seen in the picture; a pixel's centre is at half-integers.
+        the picture, uint8 (H, W, 3), and its landmarks, float64 (5, 2): x and y in px of the left eye, right eye, nose
+        tip, left and right mouth corner, as seen in the picture; a pixel's centre is at half-integers.
 
     Raises:
         ValueError: an attribute is missing, unknown, or neither 0 nor 1.
@@ -38,7 +38,9 @@ def draw_face(
     faults = [name for name in FACE_ATTRIBUTES if attributes.get(name) not in (0, 1)]
     faults += [name for name in attributes if name not in FACE_ATTRIBUTES]
     if faults:
-        raise ValueError(f"cannot draw attributes {faults}: each of {', '.join(FACE_ATTRIBUTES)} must be 0 or 1, and no other")
+        raise ValueError(
+            f"cannot draw attributes {faults}: each of {', '.join(FACE_ATTRIBUTES)} must be 0 or 1, and no other"
+        )
     head = Head(identity, shot, attributes)
     palette = Palette(identity, attributes)
     cut = face_hair.HairCut(identity, shot, head)
@@ -47,13 +49,20 @@ def draw_face(
     pixels = _draw_behind(canvas, identity, shot, attributes, head, palette, cut)
     canvas = Canvas(pixels)
     _draw_front(canvas, identity, shot, attributes, head, palette, cut)
-    lit = Image.fromarray(light_scene(canvas.pixels(), shot))
-    picture = np.asarray(lit.reduce(supersample) if supersample > 1 else lit)
-    return picture, (head.landmarks() + 1.0) * (0.5 * resolution)
+    picture = Image.fromarray(canvas.pixels())
+    if supersample > 1:
+        picture = picture.reduce(supersample)
+    return light_scene(np.asarray(picture), shot), (head.landmarks() + 1.0) * (0.5 * resolution)
 
 
 def _draw_behind(
-    canvas: Canvas, identity: Identity, shot: Shot, attributes: Mapping[str, int], head: Head, palette: Palette, cut: face_hair.HairCut
+    canvas: Canvas,
+    identity: Identity,
+    shot: Shot,
+    attributes: Mapping[str, int],
+    head: Head,
+    palette: Palette,
+    cut: face_hair.HairCut,
 ) -> np.ndarray:
     """Everything up to the bare, lit skin; uint8 (S, S, 3)."""
     if not attributes["Bald"]:
@@ -70,7 +79,13 @@ def _draw_behind(
 
 
 def _draw_front(
-    canvas: Canvas, identity: Identity, shot: Shot, attributes: Mapping[str, int], head: Head, palette: Palette, cut: face_hair.HairCut
+    canvas: Canvas,
+    identity: Identity,
+    shot: Shot,
+    attributes: Mapping[str, int],
+    head: Head,
+    palette: Palette,
+    cut: face_hair.HairCut,
 ) -> None:
     """Features, hair and accessories over the lit skin."""
     if head.old:

@@ -6,12 +6,12 @@ All positions are head coordinates until `Head.project`.
 import numpy as np
 
 from facegen.data.canvas import Canvas, Colour, mix, scaled
-from facegen.data.face_geometry import Head, smooth
+from facegen.data.face_geometry import Head, pairs, smooth
 from facegen.data.face_palette import Palette
 from facegen.data.face_parameters import Identity, Shot
 
 _X = np.linspace(-1.0, 1.0, 17)
-_CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 25)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 25)[:-1])], axis=1)
+_CIRCLE = np.exp(1j * np.arange(24) * np.pi / 12).view(np.float64).reshape(24, 2)
 
 
 def ears(identity: Identity, head: Head) -> list[np.ndarray]:
@@ -22,8 +22,10 @@ def ears(identity: Identity, head: Head) -> list[np.ndarray]:
     for side in (-1.0, 1.0):
         u = side * (head.half_width * 0.985 + 0.012 * identity.ear_out) - 0.16 * np.sin(head.yaw)
         v = head.eye_v + 0.085
-        points = np.array([(0.0, -1.0), (0.85, -0.95), (1.0, -0.35), (0.72, 0.30), (0.50, 0.95), (0.0, 1.0), (-0.7, 0.2)])
-        points = points * (side * width, height) + (u, v)
+        points = np.array(
+            [(0.0, -1.0), (0.85, -0.95), (1.0, -0.35), (0.72, 0.30), (0.50, 0.95), (0.0, 1.0), (-0.7, 0.2)]
+        )
+        points = points * (side * width, height) + np.array([u, v])
         outlines.append(head.project(smooth(points, closed=True), 0.5 * head.depth))
     return outlines
 
@@ -48,27 +50,32 @@ def draw_skin_marks(canvas: Canvas, identity: Identity, head: Head, palette: Pal
     if identity.freckles > 0.45:
         count = 22
         angle = np.arange(count) * 2.399963  # the golden angle spreads them evenly
-        radius = np.sqrt((np.arange(count) + 0.5) / count)
-        spots = np.stack([0.31 * radius * np.cos(angle), cheek_v - 0.03 + 0.085 * radius * np.sin(angle)], axis=1)
+        away = np.sqrt((np.arange(count) + 0.5) / count)
+        spots = pairs(0.31 * away * np.cos(angle), cheek_v - 0.03 + 0.085 * away * np.sin(angle))
         for center in head.project(spots, lift=0.02):
             canvas.ellipse(center, (0.013, 0.012), (142, 78, 44), 0.34 + 0.3 * (identity.freckles - 0.45))
     if identity.mole_size > 0.1:
-        place = np.array([(0.29 * identity.mole_x, cheek_v + 0.10 + 0.16 * identity.mole_y)])
-        size = 0.014 + 0.010 * identity.mole_size
+        side = np.sign(identity.mole_x) * (0.19 + 0.11 * abs(identity.mole_x))
+        place = np.array([(side, cheek_v + 0.06 + 0.14 * identity.mole_y)])
+        size = 0.013 + 0.008 * identity.mole_size
         canvas.ellipse(head.project(place)[0], (size, size), (62, 36, 28), 0.9)
 
 
 def draw_nose(canvas: Canvas, identity: Identity, head: Head, palette: Palette, light_x: float) -> None:
     """Shadow under the tip, nostrils, wings, and the shaded flank away from the light."""
     half, v = head.nose_half_width, head.nose_v
-    under = np.array([(-1.0, -0.012), (-0.55, 0.020), (0.0, 0.030), (0.55, 0.020), (1.0, -0.012), (0.4, -0.004), (-0.4, -0.004)])
-    under = smooth(under * (half, 1.0) + (0, v), closed=True)
+    under = np.array(
+        [(-1.0, -0.012), (-0.55, 0.020), (0.0, 0.030), (0.55, 0.020), (1.0, -0.012), (0.4, -0.004), (-0.4, -0.004)]
+    )
+    under = smooth(under * (half, 1.0) + np.array([0, v]), closed=True)
     canvas.fill(head.project(under, lift=0.05), palette.skin_dark, 0.50)
     nostrils = head.project(np.array([(-0.48 * half, v + 0.004), (0.48 * half, v + 0.004)]), lift=0.06)
     for center in nostrils:
         canvas.ellipse(center, (0.020 + 0.10 * (half - 0.07), 0.012), scaled(palette.skin_dark, 0.50), 0.85)
     for side in (-1.0, 1.0):
-        wing = np.array([(0.80, -0.052), (1.06, -0.028), (1.04, 0.004), (0.80, 0.016)]) * (side * half, 1.0) + (0, v)
+        wing = np.array([(0.80, -0.052), (1.06, -0.028), (1.04, 0.004), (0.80, 0.016)]) * (side * half, 1.0) + np.array(
+            [0, v]
+        )
         canvas.stroke(head.project(smooth(wing), lift=0.03), palette.skin_dark, 0.016, 0.60)
     side = -1.0 if light_x > 0 else 1.0
     depth = 0.020 + 0.006 * identity.nose_bridge
@@ -108,11 +115,13 @@ def draw_eyes(canvas: Canvas, shot: Shot, head: Head, palette: Palette) -> None:
     for side in (-1.0, 1.0):
         center = np.array([side * head.eye_u, head.eye_v])
         x, upper, lower = _lids(head, side)
-        top, bottom = np.stack([x, upper], axis=1), np.stack([x, lower], axis=1)
+        top, bottom = pairs(x, upper), pairs(x, lower)
         socket = center + np.concatenate([top * (1.22, 1.75), bottom[::-1] * (1.18, 1.65)])
         canvas.fill(head.project(socket), palette.skin_dark, 0.13 if head.male else 0.10)
         if not head.male:
-            canvas.fill(head.project(center + np.concatenate([top * (1.15, 1.9) - (0, 0.008), top[::-1]])), (104, 58, 66), 0.24)
+            canvas.fill(
+                head.project(center + np.concatenate([top * (1.15, 1.9) - (0, 0.008), top[::-1]])), (104, 58, 66), 0.16
+            )
         canvas.fill(head.project(center + np.concatenate([top, bottom[::-1]])), (242, 238, 234))
 
         def inside(radius_px: float, lens: np.ndarray = center, lids: tuple = (x, upper, lower)) -> np.ndarray:
@@ -125,11 +134,17 @@ def draw_eyes(canvas: Canvas, shot: Shot, head: Head, palette: Palette) -> None:
         canvas.fill(head.project(inside(radius)), scaled(palette.iris, 0.55))
         canvas.fill(head.project(inside(0.82 * radius)), palette.iris)
         canvas.fill(head.project(inside(0.44 * radius)), (12, 10, 12))
-        glint = head.project(center + np.array([gaze]) + (-0.35 * radius + 0.014 * shot.light_x, -0.40 * radius))[0]
+        glint = head.project(
+            center + np.array([gaze]) + np.array([-0.35 * radius + 0.014 * shot.light_x, -0.40 * radius])
+        )[0]
         canvas.ellipse(glint, (0.012, 0.012), (255, 255, 255), 0.95)
-        lid_shade = center + np.concatenate([top, (top + (0.0, 0.016))[::-1]])
+        lid_shade = center + np.concatenate([top, (top + np.array([0.0, 0.016]))[::-1]])
         canvas.fill(head.project(lid_shade), (30, 22, 24), 0.30)
-        canvas.stroke(head.project(center + top), lash if not head.male else mix(lash, palette.skin_dark, 0.30), 0.019 if head.male else 0.032)
+        canvas.stroke(
+            head.project(center + top),
+            lash if not head.male else mix(lash, palette.skin_dark, 0.30),
+            0.019 if head.male else 0.027,
+        )
         canvas.stroke(head.project(center + bottom), palette.skin_dark, 0.013, 0.75)
         crease = center + top[2:-2] * (1.02, 1.30) - (0, 0.018)
         canvas.stroke(head.project(crease), palette.skin_dark, 0.014, 0.65)
@@ -141,9 +156,13 @@ def _draw_lashes(canvas: Canvas, head: Head, center: np.ndarray, top: np.ndarray
     """Lashes at the outer half of the upper lid, ending in a small wing."""
     order = top if side > 0 else top[::-1]
     outer = order[-1]
-    wing = np.array([order[-5], outer, outer + (side * 0.036, -0.034), outer + (side * 0.004, -0.006) - (0, 0.016)])
+    tip, back = np.array([side * 0.036, -0.034]), np.array([side * 0.004, -0.022])
+    wing = np.array([order[-5], outer, outer + tip, outer + back])
     canvas.fill(head.project(center + wing), colour, 0.95)
-    lines = [np.array([order[i], order[i] + (side * lean, -0.030)]) for i, lean in ((-4, 0.024), (-7, 0.014), (-10, 0.004))]
+    lines = [
+        np.array([order[i], order[i] + np.array([side * lean, -0.030])])
+        for i, lean in ((-4, 0.024), (-7, 0.014), (-10, 0.004))
+    ]
     canvas.strokes([head.project(center + line) for line in lines], colour, 0.011, 0.9)
 
 
@@ -152,13 +171,13 @@ def draw_brows(canvas: Canvas, identity: Identity, shot: Shot, head: Head, palet
     x = np.linspace(-1.0, 1.0, 9)  # inner end .. outer end
     thickness = (0.029 if head.male else 0.0165) * (1 + 0.32 * identity.brow_thickness) * (0.86 if head.old else 1.0)
     arch = (0.016 if head.male else 0.042) * (1 + 0.45 * identity.brow_arch)
-    tilt = 0.014 * identity.brow_tilt + (0.004 if head.male else 0.010)
-    middle = -arch * (1.0 - ((x - 0.25) / 1.25) ** 2) - tilt * x - 0.01 * shot.brow_raise
+    tilt = 0.011 * identity.brow_tilt - 0.004
+    middle = -arch * (1.0 - ((x - 0.12) / 1.06) ** 2) - tilt * x - 0.01 * shot.brow_raise
     taper = np.interp(x, [-1.0, -0.6, 0.2, 1.0], [0.80, 1.0, 0.95, 0.28]) * thickness
     half = head.eye_half_width * (1.30 if head.male else 1.22)
-    right = np.concatenate([np.stack([x * half, middle - taper], 1), np.stack([x * half, middle + taper], 1)[::-1]])
+    right = np.concatenate([pairs(x * half, middle - taper), pairs(x * half, middle + taper)[::-1]])
     for side in (-1.0, 1.0):
-        points = right * (side, 1.0) + (side * (head.eye_u + 0.010), head.brow_v)
+        points = right * (side, 1.0) + np.array([side * (head.eye_u + 0.010), head.brow_v])
         canvas.fill(head.project(points, lift=0.02), palette.brow, 0.94)
 
 
@@ -176,7 +195,7 @@ def draw_mouth(canvas: Canvas, identity: Identity, head: Head, palette: Palette)
     u = x * half
 
     def band(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-        points = np.concatenate([np.stack([u, high], 1), np.stack([u, low], 1)[::-1]]) + (0.0, head.mouth_v)
+        points = np.concatenate([pairs(u, high), pairs(u, low)[::-1]]) + np.array([0.0, head.mouth_v])
         return head.project(points, lift=0.03)
 
     shadow = band(outer_lower, outer_lower + 0.030 * np.maximum(0.0, 1.0 - (x / 0.75) ** 2))
@@ -190,12 +209,12 @@ def draw_mouth(canvas: Canvas, identity: Identity, head: Head, palette: Palette)
     shine = band(inner_lower + 0.32 * lower_lip, inner_lower + 0.62 * lower_lip)
     keep = np.r_[5:12, 22:29]
     canvas.fill(shine[keep], mix(palette.lips, (255, 235, 230), 0.5), 0.40 if head.male else 0.60)
-    line = np.stack([u, inner_upper], 1) + (0.0, head.mouth_v)
+    line = pairs(u, inner_upper) + np.array([0.0, head.mouth_v])
     canvas.stroke(head.project(line, lift=0.03), scaled(palette.lips, 0.40), 0.013 if head.smiling else 0.018, 0.9)
     if head.smiling:
         for side in (-1.0, 1.0):
             fold = np.array([(half + 0.012, -0.095), (half + 0.040, -0.045), (half + 0.036, 0.005)]) * (side, 1.0)
-            fold = smooth(fold + (0.0, head.mouth_v - 0.4 * head.corner_lift))
+            fold = smooth(fold + np.array([0.0, head.mouth_v - 0.4 * head.corner_lift]))
             canvas.stroke(head.project(fold), palette.skin_dark, 0.017, 0.50)
 
 
@@ -206,7 +225,7 @@ def draw_age(canvas: Canvas, head: Head, palette: Palette) -> None:
     lines = []
     for index, (height, width) in enumerate(((0.085, 0.22), (0.145, 0.25), (0.205, 0.22))):
         wave = 0.010 * np.cos(3.0 * x + index)
-        lines.append(smooth(np.stack([x * width, head.brow_v - height + wave], 1)))
+        lines.append(smooth(pairs(x * width, head.brow_v - height + wave)))
     canvas.strokes([head.project(line) for line in lines], dark, 0.017, 0.55)
     lines = []
     for side in (-1.0, 1.0):
@@ -219,13 +238,21 @@ def draw_age(canvas: Canvas, head: Head, palette: Palette) -> None:
     folds, bags = [], []
     for side in (-1.0, 1.0):
         start, stop = head.nose_half_width + 0.022, head.mouth_half_width + 0.048
-        fold = np.array([(start, head.nose_v - 0.03), (0.5 * (start + stop) + 0.02, head.nose_v + 0.035), (stop, head.mouth_v - 0.01)])
+        fold = np.array(
+            [
+                (start, head.nose_v - 0.03),
+                (0.5 * (start + stop) + 0.02, head.nose_v + 0.035),
+                (stop, head.mouth_v - 0.01),
+            ]
+        )
         folds.append(head.project(smooth(fold * (side, 1.0))))
         corner = head.mouth_v - head.corner_lift
-        marionette = np.array([(head.mouth_half_width + 0.016, corner + 0.025), (head.mouth_half_width + 0.03, corner + 0.10)])
+        marionette = np.array(
+            [(head.mouth_half_width + 0.016, corner + 0.025), (head.mouth_half_width + 0.03, corner + 0.10)]
+        )
         folds.append(head.project(marionette * (side, 1.0)))
         arc = np.linspace(-0.9, 0.9, 7)
-        bag = np.stack([arc * head.eye_half_width, 0.052 + 0.030 * (1 - arc**2) + 0.5 * head.eye_opening], 1)
-        bags.append(head.project(bag + (side * head.eye_u, head.eye_v - 0.02)))
+        bag = pairs(arc * head.eye_half_width, 0.052 + 0.030 * (1 - arc**2) + 0.5 * head.eye_opening)
+        bags.append(head.project(bag + np.array([side * head.eye_u, head.eye_v - 0.02])))
     canvas.strokes(folds, dark, 0.020, 0.62)
     canvas.strokes(bags, dark, 0.017, 0.50)

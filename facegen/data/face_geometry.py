@@ -1,7 +1,7 @@
 """Where the parts of a drawn face are: a head in space, turned, and seen without perspective.
 
-Head coordinates (u, v, w): the origin is the middle of the head; u to the picture's right, v down, w to the viewer. Frame
-coordinates (x, y): the picture is [-1, 1] x [-1, 1], y down. Lengths are in half picture widths unless said otherwise.
+Head coordinates (u, v, w): the origin is the middle of the head; u to the picture's right, v down, w to the viewer.
+Frame coordinates (x, y): the picture is [-1, 1] x [-1, 1], y down. Lengths are in half picture widths.
 
 Shape legend: P points.
 """
@@ -34,7 +34,7 @@ _OUTLINE = np.array(
 
 
 @lru_cache(maxsize=64)
-def _spline(num_points: int, closed: bool, steps: int) -> np.ndarray:
+def _spline(num_points: int, *, closed: bool, steps: int) -> np.ndarray:
     """Matrix (num_points * steps, num_points) that samples a Catmull-Rom spline through its points."""
     basis = 0.5 * np.array([[0, 2, 0, 0], [-1, 0, 1, 0], [2, -5, 4, -1], [-1, 3, -3, 1]], dtype=np.float64)
     t = np.arange(steps) / steps
@@ -53,7 +53,14 @@ def _spline(num_points: int, closed: bool, steps: int) -> np.ndarray:
 
 def smooth(points: np.ndarray, *, closed: bool = False, steps: int = 5) -> np.ndarray:
     """A dense polyline (P', 2) through `points` (P, 2), curved. Source: Catmull and Rom (1974), uniform."""
-    return _spline(len(points), closed, steps) @ points
+    return _spline(len(points), closed=closed, steps=steps) @ points
+
+
+def pairs(x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
+    """Points (P, 2) from their coordinates; either may be one number."""
+    points = np.empty((max(np.size(x), np.size(y)), 2))
+    points[:, 0], points[:, 1] = x, y
+    return points
 
 
 class Head:
@@ -64,23 +71,28 @@ class Head:
         smiling = bool(attributes["Smiling"])
         who = identity
         self.male, self.old, self.smiling = male, old, smiling
-        self.half_width = 0.455 * (1 + 0.085 * who.face_width) + (0.012 if male else -0.008)
-        self.half_height = 0.605 * (1 + 0.065 * who.face_length)
+        self.half_width = 0.455 * (1 + 0.10 * who.face_width) + (0.012 if male else -0.008)
+        self.half_height = 0.605 * (1 + 0.08 * who.face_length)
         self.depth = 0.46
-        self.yaw = math.radians(24 * shot.yaw)
+        self.yaw = math.radians(26 * shot.yaw)
         self.pitch = math.radians(11 * shot.pitch)
         self.roll = math.radians(8 * shot.roll)
-        self.scale = 1.0 + 0.05 * shot.scale
-        self.center = (0.035 * shot.shift_x, 0.115 + 0.03 * shot.shift_y)
+        self.scale = 1.13 + 0.055 * shot.scale
+        self.center = np.array([0.035 * shot.shift_x, 0.125 + 0.03 * shot.shift_y])
+        cos, sin = self.scale * math.cos(self.roll), self.scale * math.sin(self.roll)
+        self._plane = np.array([(cos, sin), (-sin, cos)])
+        self._turn = np.array([(math.cos(self.yaw), 0.0), (0.0, math.cos(self.pitch))]) @ self._plane
+        self._forward = np.array([math.sin(self.yaw), -math.sin(self.pitch)]) @ self._plane
+        self._flatness = 1.0 / (1.12 * np.array([self.half_width, self.half_height])) ** 2
         self.jaw = 0.5 * who.jaw + (0.55 if male else -0.75)
         self.outline = self._outline(who)
 
         half_height = self.half_height
         self.eye_u = 0.198 * (1 + 0.10 * who.eye_spacing) * (1 + 0.05 * who.face_width)
         self.eye_v = (0.01 + 0.035 * who.eye_height) * half_height
-        self.eye_half_width = 0.103 * (1 + 0.14 * who.eye_size) * (0.97 if male else 1.06)
+        self.eye_half_width = 0.111 * (1 + 0.14 * who.eye_size) * (0.97 if male else 1.06)
         self.eye_tilt = 0.018 * who.eye_tilt + (0.0 if male else 0.006)
-        openness = 0.054 * (1 + 0.16 * who.eye_size + 0.20 * who.eye_open + 0.10 * shot.eye_open)
+        openness = 0.060 * (1 + 0.16 * who.eye_size + 0.20 * who.eye_open + 0.10 * shot.eye_open)
         self.eye_opening = openness * (0.90 if male else 1.10) * (0.80 if old else 1.0) * (0.84 if smiling else 1.0)
         self.brow_v = self.eye_v - 0.125 - 0.020 * who.brow_height - (0.0 if male else 0.018) - 0.012 * shot.brow_raise
         self.nose_v = self.eye_v + (0.225 + 0.030 * who.nose_length + (0.012 if old else 0.0))
@@ -88,8 +100,8 @@ class Head:
         gap = half_height - self.nose_v
         self.mouth_v = self.nose_v + gap * (0.43 + 0.05 * who.mouth_height)
         self.mouth_half_width = 0.150 * (1 + 0.16 * who.mouth_width) * (1.26 if smiling else 1.0)
-        self.corner_lift = 0.045 + 0.012 * shot.smile if smiling else -0.006 + 0.008 * shot.smile
-        self.mouth_opening = 0.062 + 0.020 * shot.mouth_open if smiling else 0.0
+        self.corner_lift = 0.045 + 0.012 * shot.smile if smiling else 0.002 + 0.007 * shot.smile
+        self.mouth_opening = 0.070 + 0.020 * shot.mouth_open if smiling else 0.0
 
     def _outline(self, who: Identity) -> np.ndarray:
         """Right half of the face's outline, crown to chin, in head coordinates (P, 2)."""
@@ -105,33 +117,23 @@ class Head:
         """Half-width of the face at height v (head coordinates)."""
         return np.interp(v, self.outline[:, 1], self.outline[:, 0])
 
-    def surface(self, points: np.ndarray) -> np.ndarray:
-        """Depth w (P,) of the face's surface at (u, v) (P, 2)."""
-        a, b = 1.12 * self.half_width, 1.12 * self.half_height
-        radius2 = (points[:, 0] / a) ** 2 + (points[:, 1] / b) ** 2
-        return self.depth * np.sqrt(np.maximum(0.0, 1.0 - radius2))
-
     def project(self, points: np.ndarray, depth: np.ndarray | float | None = None, *, lift: float = 0.0) -> np.ndarray:
         """Frame coordinates (P, 2) of points (u, v) (P, 2) at a depth w: the face's surface where none is given.
 
         Args:
             points: head coordinates (u, v), (P, 2).
-            depth: w of the points, (P,) or one number; None puts them on the surface.
+            depth: w of the points, (P,) or one number; None puts them on the surface, a slightly larger ellipsoid.
             lift: added to the depth (a nose's tip stands out).
         """
-        w = (self.surface(points) if depth is None else depth) + lift
-        u, v = points[:, 0], points[:, 1]
+        if depth is None:
+            depth = self.depth * np.sqrt(np.maximum(0.0, 1.0 - (points * points) @ self._flatness))
         # Half of the shift is taken back, as in photographs that are aligned by the eyes.
-        sin_yaw, sin_pitch = math.sin(self.yaw), math.sin(self.pitch)
-        x = u * math.cos(self.yaw) + (w - 0.5 * self.depth) * sin_yaw
-        y = v * math.cos(self.pitch) - (w - 0.5 * self.depth) * sin_pitch
-        return self.place(np.stack([x, y], axis=1))
+        forward = np.asarray(depth + (lift - 0.5 * self.depth))
+        return points @ self._turn + forward[..., None] * self._forward + self.center
 
     def place(self, points: np.ndarray) -> np.ndarray:
         """Frame coordinates (P, 2) of points that lie in the picture's plane: rolled, scaled and shifted only."""
-        cos, sin = self.scale * math.cos(self.roll), self.scale * math.sin(self.roll)
-        x, y = points[:, 0], points[:, 1]
-        return np.stack([x * cos - y * sin + self.center[0], x * sin + y * cos + self.center[1]], axis=1)
+        return points @ self._plane + self.center
 
     def contour_points(self, points: np.ndarray) -> np.ndarray:
         """Frame coordinates of points (P, 2) on the head's silhouette.
@@ -141,7 +143,7 @@ class Head:
         front = 0.40 * np.clip(points[:, 1] / self.half_height, -0.4, 1.0) * self.depth
         x = points[:, 0] + front * math.sin(self.yaw)
         y = points[:, 1] - front * math.sin(self.pitch)
-        return self.place(np.stack([x, y], axis=1))
+        return self.place(pairs(x, y))
 
     def face_outline(self) -> np.ndarray:
         """The closed outline of the face in frame coordinates."""

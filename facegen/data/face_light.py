@@ -6,14 +6,17 @@ Shape legend: S canvas side in px.
 import math
 
 import numpy as np
+from PIL import Image
 
 from facegen.data.face_geometry import Head
 from facegen.data.face_parameters import Identity, Shot
 
+_BACKDROP_GRID = 32  # px; the background is smooth, so it is computed small
+
 
 def light_direction(shot: Shot) -> tuple[float, float, float]:
     """Unit vector towards the light in (x, y down, to the viewer)."""
-    x, y, z = 0.75 * shot.light_x, -0.34 + 0.26 * shot.light_y, 0.80
+    x, y, z = 0.62 * shot.light_x, -0.34 + 0.22 * shot.light_y, 0.85
     length = math.sqrt(x * x + y * y + z * z)
     return x / length, y / length, z / length
 
@@ -37,7 +40,13 @@ def _bumps(identity: Identity, head: Head) -> list[tuple[float, float, float, fl
         bumps += [
             (side * eye_u, head.brow_v + 0.01, 0.11, 0.035, 0.024 if head.male else 0.012),
             (side * eye_u * 0.95, eye_v + 0.005, 0.085, 0.050, -0.034),
-            (side * 0.235, 0.55 * nose_v + 0.45 * mouth_v - 0.05, 0.10, 0.085, cheek + (0.012 if head.smiling else 0.0)),
+            (
+                side * 0.235,
+                0.55 * nose_v + 0.45 * mouth_v - 0.05,
+                0.10,
+                0.085,
+                cheek + (0.012 if head.smiling else 0.0),
+            ),
             (side * head.nose_half_width * 0.8, nose_v - 0.012, 0.030, 0.028, 0.020),
         ]
         if head.old:
@@ -55,41 +64,57 @@ def shade_skin(pixels: np.ndarray, coverage: np.ndarray, identity: Identity, sho
     Args:
         pixels: uint8 (S, S, 3).
         coverage: where the head's skin is, float32 (S, S) in [0, 1].
-        identity, shot, head: whose relief, under which light, in which pose.
+        identity: whose relief.
+        shot: under which light.
+        head: in which pose.
 
     Returns:
         uint8 (S, S, 3).
     """
-    size = len(pixels)
-    axis = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
-    x = (axis - head.center[0]) / head.scale
-    y = (axis - head.center[1]) / head.scale
-    a, b = head.half_width * 1.06, head.half_height * 1.08
-    nx, ny = x[None, :] / a, y[:, None] / b
-    nz = np.sqrt(np.maximum(0.10, 1.0 - 0.86 * (nx * nx + ny * ny)))
+    rows, columns = np.flatnonzero(coverage.any(axis=1)), np.flatnonzero(coverage.any(axis=0))
+    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    axis = (np.arange(len(pixels), dtype=np.float32) + 0.5) * (2.0 / len(pixels)) - 1.0
+    x = (axis[window[1]] - float(head.center[0])) / head.scale
+    y = (axis[window[0]] - float(head.center[1])) / head.scale
+    cosine = _cosine(x, y, identity, shot, head)
+    cover = coverage[window]
+    power = 0.62 + 0.14 * shot.light_power
+    shade = ((0.07 - power) + power * cosine) * cover
+    square = cosine * cosine
+    gloss = square * square * square  # the sixth power; squared once more below
+    gloss = (255.0 * (0.085 if head.old else 0.105)) * gloss * gloss * cover
+    # What the light does not reach turns warmer, as skin does.
+    warmth = np.array([0.90, 1.03, 1.08], dtype=np.float32)
+    lit = pixels[window] * (1.0 + shade[..., None] * warmth) + (gloss + 0.5)[..., None]
+    result = pixels.copy()
+    result[window] = np.clip(lit, 0, 255).astype(np.uint8)
+    return result
 
-    bumps = np.array(_bumps(identity, head), dtype=np.float32)
+
+def _cosine(x: np.ndarray, y: np.ndarray, identity: Identity, shot: Shot, head: Head) -> np.ndarray:
+    """Cosine between the light and the skin's normal, at least 0, float32 (rows, columns), at x, y about the head."""
+    nx, ny = x[None, :] / (1.06 * head.half_width), y[:, None] / (1.08 * head.half_height)
+    nz = np.sqrt(np.maximum(0.10, 1.0 - 0.86 * (nx * nx + ny * ny)))
+    bumps = np.array(_bumps(identity, head))
     at = (head.project(bumps[:, :2]) - head.center) / head.scale
-    dx = (x[None, :] - at[:, :1]) / bumps[:, 2:3]  # (bumps, S)
-    dy = (y[None, :] - at[:, 1:]) / bumps[:, 3:4]
+    dx = (x[None, :] - at[:, :1]) / bumps[:, 2:3]  # (bumps, columns)
+    dy = (y[None, :] - at[:, 1:]) / bumps[:, 3:4]  # (bumps, rows)
     gx, gy = np.exp(-0.5 * dx * dx), np.exp(-0.5 * dy * dy)
     amount = bumps[:, 4:5]
-    slope_x = (amount * gy).astype(np.float32).T @ (gx * dx / bumps[:, 2:3]).astype(np.float32)
-    slope_y = (amount * gy * dy / bumps[:, 3:4]).astype(np.float32).T @ gx.astype(np.float32)
-
-    px, py, pz = nx * 0.80 + slope_x, ny * 0.62 + slope_y, nz
-    inverse = 1.0 / np.sqrt(px * px + py * py + pz * pz)
+    px = nx * 0.80 + _outer_sum(amount * gy, gx * dx / bumps[:, 2:3])
+    py = ny * 0.62 + _outer_sum(amount * gy * dy / bumps[:, 3:4], gx)
     lx, ly, lz = light_direction(shot)
-    cosine = np.maximum(0.0, (px * lx + py * ly + pz * lz) * inverse)
-    power = 0.62 + 0.14 * shot.light_power
-    shade = (1.07 - power) + power * cosine
-    gloss = cosine**14 * (0.085 if head.old else 0.105)
-    shade = (1.0 + (shade - 1.0) * coverage)[..., None]
-    gloss = (255.0 * gloss * coverage)[..., None]
-    # What the light does not reach turns warmer, as skin does.
-    warmth = np.array([0.92, 1.04, 1.10], dtype=np.float32)
-    lit = pixels * np.power(np.minimum(shade, 1.0), warmth) * np.maximum(shade, 1.0) + gloss
-    return np.clip(lit + 0.5, 0, 255).astype(np.uint8)
+    return np.maximum(0.0, px * lx + py * ly + nz * lz) / np.sqrt(px * px + py * py + nz * nz)
+
+
+def _outer_sum(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Sum over bumps of outer products: (bumps, rows) and (bumps, columns) to (rows, columns), float32.
+
+    In blocks of rows that the matrix library does not share out over threads: that costs more than the product itself.
+    """
+    columns, rows = columns.astype(np.float32).T, rows.astype(np.float32)
+    block = max(1, 200_000 // rows.size)
+    return np.concatenate([columns[start : start + block] @ rows for start in range(0, len(columns), block)])
 
 
 def light_scene(pixels: np.ndarray, shot: Shot) -> np.ndarray:
@@ -107,15 +132,18 @@ def light_scene(pixels: np.ndarray, shot: Shot) -> np.ndarray:
 def backdrop(size: int, shot: Shot) -> np.ndarray:
     """A soft background out of focus: two colours along a direction and three spots; uint8 (size, size, 3)."""
     numbers = shot.backdrop
-    axis = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
-    first = np.array([128 + 74 * numbers[0], 132 + 70 * numbers[1], 136 + 74 * numbers[2]], dtype=np.float32)
-    second = first * (0.72 + 0.22 * numbers[3]) + np.array([14, 8, 18], dtype=np.float32) * numbers[4]
+    axis = (np.arange(_BACKDROP_GRID, dtype=np.float32) + 0.5) * (2.0 / _BACKDROP_GRID) - 1.0
+    grey = 132.0 + 62.0 * numbers[0]
+    first = np.array(
+        [grey + 30 * numbers[1], grey + 12 * numbers[2], grey - 26 * numbers[1] + 16 * numbers[2]], dtype=np.float32
+    )
+    second = first * (0.78 + 0.20 * numbers[3]) + np.array([18, 6, -16], dtype=np.float32) * numbers[4]
     angle = math.pi * numbers[5]
     along = 0.5 + 0.36 * (math.cos(angle) * axis[None, :] + math.sin(angle) * axis[:, None])
     for index in range(3):
-        x, y = 1.1 * numbers[6 + 2 * index], 0.7 * numbers[7 + 2 * index] - 0.3
-        spread = 0.22 + 0.10 * index
-        spot = np.exp(-((axis - x) ** 2) / (2 * spread**2))[None, :] * np.exp(-((axis - y) ** 2) / (2 * spread**2))[:, None]
+        x, y, spread = 1.1 * numbers[6 + 2 * index], 0.7 * numbers[7 + 2 * index] - 0.3, 0.22 + 0.10 * index
+        spot = np.exp(-0.5 * ((axis - y) / spread) ** 2)[:, None] * np.exp(-0.5 * ((axis - x) / spread) ** 2)[None, :]
         along = along + (0.55 if index != 1 else -0.55) * spot
-    along = np.clip(along, 0.0, 1.0)[..., None]
-    return np.clip(first * (1 - along) + second * along + 0.5, 0, 255).astype(np.uint8)
+    colours = first + np.clip(along, 0.0, 1.0)[..., None] * (second - first)
+    small = Image.fromarray(np.clip(colours + 0.5, 0, 255).astype(np.uint8))
+    return np.asarray(small.resize((size, size), Image.Resampling.BILINEAR))

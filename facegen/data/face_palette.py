@@ -11,7 +11,9 @@ _IRIS: tuple[Colour, ...] = ((62, 36, 22), (104, 66, 30), (86, 110, 54), (58, 11
 _BLACK: tuple[Colour, Colour] = ((20, 18, 22), (38, 32, 34))
 _BLOND: tuple[Colour, Colour] = ((214, 170, 84), (246, 218, 138))
 _GRAY: tuple[Colour, Colour] = ((158, 158, 162), (214, 214, 216))
-_OTHER: tuple[Colour, ...] = ((92, 56, 30), (118, 72, 40), (130, 66, 34), (156, 66, 30))
+_OTHER: tuple[Colour, ...] = ((84, 56, 40), (112, 76, 50), (128, 82, 50), (150, 72, 38))
+
+_CONTRAST = 230  # between the sums of red, green and blue of skin and beard
 
 
 def ramp(colours: tuple[Colour, ...], position: float) -> Colour:
@@ -39,7 +41,7 @@ class Palette:
         self.skin = skin
         self.skin_dark = mix(scaled(skin, 0.62), (96, 34, 24), 0.22)
         self.skin_light = mix(skin, (255, 246, 236), 0.45)
-        self.iris = ramp(_IRIS, identity.iris)
+        self.iris = ramp(_IRIS, max(-1.0, min(identity.iris, 0.7 - 1.4 * identity.skin_tone)))
 
         shade = identity.hair_shade
         if attributes["Gray_Hair"]:
@@ -50,14 +52,18 @@ class Palette:
             self.hair = ramp(_BLACK, shade)
         else:
             self.hair = scaled(ramp(_OTHER, identity.hair_other), 1.0 + 0.12 * shade)
-        self.hair_dark = scaled(self.hair, 0.60)
+        self.hair_dark = scaled(self.hair, 0.60 if sum(self.hair) < 400 else 0.70)
         self.hair_light = mix(scaled(self.hair, 1.12), (255, 244, 224), 0.16 if sum(self.hair) < 130 else 0.30)
         self.brow = mix(scaled(self.hair, 0.66), (60, 44, 36), 0.35)
         if attributes["Gray_Hair"]:
             self.brow = mix(scaled(self.hair, 0.78), skin, 0.10)
-        self.beard = scaled(self.hair, 0.84)
+        self.beard = scaled(self.hair, 0.80)
         if attributes["Bald"]:
             self.beard = mix(self.beard, (40, 30, 26), 0.35)
+        if abs(sum(self.beard) - sum(skin)) < _CONTRAST:  # a beard must stand out from the skin
+            self.beard = scaled(self.beard, max(54.0, sum(skin) - _CONTRAST) / sum(self.beard))
+        self.beard_dark = scaled(self.beard, 0.62)
+        self.beard_light = mix(self.beard, (255, 244, 224), 0.18)
 
         rosy: Colour = (196, 84, 84) if sum(skin) > 480 else (132, 58, 56)
         natural = mix(scaled(skin, 0.86), rosy, 0.34)

@@ -6,7 +6,8 @@ Shape legend: P people, K pictures of one person, N = P * K pictures, A attribut
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -46,8 +47,8 @@ def sample_population(
     images_per_identity: int,
     val_fraction: float,
     test_fraction: float,
-    prevalence: Mapping[str, float],
-    persistence: Mapping[str, float],
+    prevalence: Mapping[Any, float],
+    persistence: Mapping[Any, float],
     correlations: Sequence[tuple[str, str, float]],
 ) -> Population:
     """Draws the people, their attributes in each picture, and the splits.
@@ -58,8 +59,8 @@ def sample_population(
     num_val, num_test = round(val_fraction * num_identities), round(test_fraction * num_identities)
     if min(num_val, num_test, num_identities - num_val - num_test) < 1:
         raise ValueError(
-            f"render: {num_identities} people give {num_identities - num_val - num_test} to train, {num_val} to val and {num_test} "
-            "to test; each needs one at least: raise render.num_identities or the fractions"
+            f"render: {num_identities} people give {num_identities - num_val - num_test} to train, {num_val} to val and "
+            f"{num_test} to test; each needs one: raise render.num_identities or the fractions"
         )
     copula = fit_copula(prevalence, persistence, correlations)
     shape = (num_identities, images_per_identity)
@@ -77,7 +78,11 @@ def sample_population(
 
 
 def _nearest_population(
-    copula: Copula, seed: int, shape: tuple[int, int], prevalence: Mapping[str, float], correlations: Sequence[tuple[str, str, float]]
+    copula: Copula,
+    seed: int,
+    shape: tuple[int, int],
+    prevalence: Mapping[Any, float],
+    correlations: Sequence[tuple[str, str, float]],
 ) -> np.ndarray:
     """Of several draws (P, K, A) the one nearest to the table: a few hundred people stray from it by chance."""
     names = {name: index for index, name in enumerate(FACE_ATTRIBUTES)}
@@ -86,22 +91,31 @@ def _nearest_population(
     target = np.array([pair[2] for pair in correlations])
     best, nearest = np.inf, np.empty(0)
     for index in range(_CANDIDATES):
-        people, pictures = numpy_generator(seed, "render-people", index), numpy_generator(seed, "render-pictures", index)
+        people, pictures = (
+            numpy_generator(seed, "render-people", index),
+            numpy_generator(seed, "render-pictures", index),
+        )
         drawn = copula.sample(people, pictures, shape=shape)
         flat = drawn.reshape(-1, drawn.shape[-1]).astype(np.float64)
-        miss = ((flat.mean(axis=0) - wanted) ** 2).sum() + ((correlation_matrix(flat)[rows, columns] - target) ** 2).sum()
+        miss = ((flat.mean(axis=0) - wanted) ** 2).sum() + (
+            (correlation_matrix(flat)[rows, columns] - target) ** 2
+        ).sum()
         if miss < best:
             best, nearest = miss, drawn
     return nearest
 
 
-def draw_picture(population: Population, number: int, *, resolution: int, supersample: int) -> tuple[np.ndarray, np.ndarray]:
+def draw_picture(
+    population: Population, number: int, *, resolution: int, supersample: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws picture `number` (0-based) of the data set.
 
     Returns:
         uint8 (resolution, resolution, 3) and landmarks, float64 (5, 2) in px.
     """
     identity = sample_identity(numpy_generator(population.seed, "render-identity", int(population.person[number])))
+    if population.attributes[number, FACE_ATTRIBUTES.index("Blond_Hair")]:
+        identity = replace(identity, skin_tone=0.55 * identity.skin_tone - 0.45)  # blond people are fair
     shot = sample_shot(numpy_generator(population.seed, "render-shot", number))
     states = population.attributes[number].tolist()
     attributes = dict(zip(FACE_ATTRIBUTES, states, strict=True))

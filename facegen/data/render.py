@@ -96,4 +96,6 @@ def _pool(population: Population, workers: int) -> ProcessPoolExecutor | nullcon
     if workers == 1:
         _start_worker(population)
         return nullcontext()
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(population,))
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(population,)
+    )
