@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 from facegen.data.align import Crop, cut_face
 from facegen.data.archive import Picture, read_picture
 from facegen.data.images import ImageError, decode_photo, encode_png
+from facegen.errors import FacegenError
 
 if TYPE_CHECKING:
     from facegen.data.celeba import Source
@@ -177,6 +179,9 @@ def make_faces(place: str | Path, jobs: Sequence[Job], recipe: Recipe, *, worker
 
     Yields:
         One Face a job, in the order of the jobs.
+
+    Raises:
+        FacegenError: if a worker process is killed.
     """
     chunks = (jobs[at : at + CHUNK] for at in range(0, len(jobs), CHUNK))
     if workers == 0:
@@ -193,6 +198,9 @@ def make_faces(place: str | Path, jobs: Sequence[Job], recipe: Recipe, *, worker
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
+    except BrokenProcessPool as error:
+        message = "a worker process died, most likely for lack of memory; set machine.workers lower"
+        raise FacegenError(message) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

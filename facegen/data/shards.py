@@ -15,6 +15,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -121,7 +122,8 @@ class FacesWriter:
         if kind is None:
             self.close()
         elif self._file is not None:  # leave no half shard behind
-            self._file.close()
+            with suppress(OSError, pa.ArrowException):  # a full disk fails here again
+                self._file.close()
             self._temporary().unlink(missing_ok=True)
 
     def _temporary(self) -> Path:

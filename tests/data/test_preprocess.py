@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import random
 import signal
@@ -18,10 +19,12 @@ import pytest
 from PIL import Image
 
 from facegen.data.align import canonical_landmarks, cut_face
+from facegen.data.archive import list_pictures
 from facegen.data.celeba import read_celeba
 from facegen.data.images import decode_photo
-from facegen.data.preprocess import Copies, Face, Recipe, write_faces
+from facegen.data.preprocess import Copies, Face, Job, Recipe, make_faces, write_faces
 from facegen.data.shards import Faces
+from facegen.errors import FacegenError
 from pipelines.preprocess import require_few_rejects
 
 NUMBER = 150
@@ -232,6 +235,16 @@ if __name__ == "__main__":
     while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in workers if alive(pid)]
+
+
+def test_a_dead_worker_is_one_clear_error(faces: tuple[Path, dict]) -> None:
+    place = faces[0] / "source/img_align_celeba.zip"
+    jobs = [Job(picture, None) for picture in list_pictures(place).by_name.values()] * 20
+    work = make_faces(place, jobs, RECIPE, workers=1)
+    next(work)
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(FacegenError, match="a worker process died"):
+        list(work)
 
 
 def alive(pid: int) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +190,26 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
 def test_a_row_that_is_not_there_is_an_error(folder: Path, index: int) -> None:
     with pytest.raises(IndexError, match="there are 1000"):
         Faces.open(folder, "train").png(index)
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_shard(tmp_path: Path) -> None:
+    code = f"""
+import resource, signal, sys
+sys.path[:0] = {sys.path!r}
+import numpy as np
+from facegen.data.images import encode_png
+from facegen.data.shards import FacesWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+about = dict(resolution=64, attribute_names=["A"], sources={{}}, rows_per_shard=9999)
+with FacesWriter({str(tmp_path)!r}, "train", **about) as writer:
+    for i in range(600):
+        writer.add(str(i), encode_png(noise), np.array([1]), -1, np.zeros((5, 2)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "OSError" in done.stderr and "File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 PNG = encode_png(np.zeros((SIDE, SIDE, 3), np.uint8))
