@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_transparency_is_composited_over_white() -> None:
         (8, lambda p: p.transpose(1, 0, 2)[::-1]),
     ],
 )
-def test_exif_orientation_is_applied(orientation: int, turn) -> None:  # noqa: ANN001
+def test_exif_orientation_is_applied(orientation: int, turn: Callable[[np.ndarray], np.ndarray]) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     assert np.array_equal(decoded(saved(Image.fromarray(PIXELS), exif=exif)), turn(PIXELS))
