@@ -77,8 +77,8 @@ class Head:
         self.yaw = math.radians(26 * shot.yaw)
         self.pitch = math.radians(11 * shot.pitch)
         self.roll = math.radians(8 * shot.roll)
-        self.scale = 1.13 + 0.055 * shot.scale
-        self.center = np.array([0.035 * shot.shift_x, 0.125 + 0.03 * shot.shift_y])
+        self.scale = 1.40 + 0.055 * shot.scale
+        self.center = np.array([0.035 * shot.shift_x, 0.11 + 0.03 * shot.shift_y])
         cos, sin = self.scale * math.cos(self.roll), self.scale * math.sin(self.roll)
         self._plane = np.array([(cos, sin), (-sin, cos)])
         self._turn = np.array([(math.cos(self.yaw), 0.0), (0.0, math.cos(self.pitch))]) @ self._plane
