@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+_WATCH_S = 1.0
 
 
 class Interrupted(BaseException):
@@ -48,6 +51,27 @@ def tame_forked_workers() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     os.register_at_fork(before=before, after_in_child=in_child)
+
+
+def follow_parent_in_worker() -> None:
+    """In a spawned worker: leave Ctrl-C to the parent, and end when it does, however it does."""
+    if "__mp_main__" not in sys.modules:  # which is what the parent's main module is called in a worker
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def kill_workers() -> None:
+    """End this process's workers at once; they hold nothing that is not written again."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def on_stop_signals(react: Callable[[int], None]) -> list[int]:

@@ -26,7 +26,15 @@ from facegen import dag
 from facegen.artifacts import replace_folder, write_manifest
 from facegen.errors import BusyError, FacegenError, NonFiniteError, StoppedError
 from facegen.locking import locked
-from pipelines.process import Interrupted, end_with_parent, is_main_process, on_stop_signals, tame_forked_workers
+from pipelines.process import (
+    Interrupted,
+    end_with_parent,
+    follow_parent_in_worker,
+    is_main_process,
+    kill_workers,
+    on_stop_signals,
+    tame_forked_workers,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +103,11 @@ class Stage:
 
         return autocast_dtype(self.params.base.precision)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has come; unlike `stop`, asking binds the stage to nothing."""
+        return self._stop.is_set()
+
     @contextmanager
     def output(self, path: str) -> Iterator[Path]:
         """Yield a temporary folder; on success write manifest.json and rename it to `path`, else remove it."""
@@ -104,7 +117,7 @@ class Stage:
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            self._raise_if_stopped()
+            self.raise_if_stopped()
             if self.is_main:
                 write_manifest(temporary, parameters=self.parameters, inputs=self.inputs)
                 replace_folder(temporary, final)
@@ -143,17 +156,19 @@ class Stage:
         )  # fmt: skip
 
     def on_signal(self, number: int) -> None:
-        """React to a stop signal: set `stop`, or interrupt a stage that does not watch it."""
-        if self._stop.is_set() or not self.saves_itself:
-            self._stop.set()
-            raise Interrupted
+        """React to the first stop signal: set `stop`, and interrupt a stage that does not watch it."""
+        if self._stop.is_set():
+            return
         self._stop.set()
+        if not self.saves_itself:
+            raise Interrupted
         timer = threading.Timer(GRACE_S, os._exit, [128 + number])
         timer.daemon = True
         timer.start()
 
-    def _raise_if_stopped(self) -> None:
-        if self._stop.is_set():
+    def raise_if_stopped(self) -> None:
+        """Raise StoppedError if a signal has come."""
+        if self.stopped:
             raise StoppedError("stopped by a signal; the same command goes on from there")
 
 
@@ -182,20 +197,25 @@ def main(run: Callable[[Stage], None]) -> NoReturn:
     tame_forked_workers()
     address = stage_address()
     try:
-        with ExitStack() as stack:
-            stage = stack.enter_context(_opened(address, started))
+        with _opened(address, started) as stage:
             current.append(stage)
             run(stage)
-            stage._raise_if_stopped()
+            stage.raise_if_stopped()
         code = 0
     except (Interrupted, StoppedError) as stop:
-        sys.stderr.write(f"facegen: {address}: {str(stop) or 'stopped by a signal'}\n")
-        code = 128 + (caught[-1] if caught else signal.SIGTERM)
+        code = _stopped(address, stop, caught)
     except (FacegenError, ValueError, OSError, ImportError) as error:
-        code = _report(address, error)
+        code = _stopped(address, error, caught) if caught else _report(address, error)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _stopped(address: str, reason: BaseException, caught: list[int]) -> int:
+    """Say that the stage was stopped, end its workers, and return the exit code."""
+    kill_workers()
+    sys.stderr.write(f"facegen: {address}: {str(reason) or 'stopped by a signal'}\n")
+    return 128 + (caught[0] if caught else signal.SIGTERM)
 
 
 def _report(address: str, error: Exception) -> int:
@@ -238,7 +258,10 @@ def _opened(address: str, started: float) -> Iterator[Stage]:
         tracker = None
         if is_main_process():
             stack.enter_context(locked(scratch / "lock", f"stage {address}"))
-            tracker = _tracker(home, address, key, parameters, {path: digests[path] for path in spec.data_deps})
+            from facegen.tracking import Tracker
+
+            data = {path: digests[path] for path in spec.data_deps}
+            tracker = Tracker(home, stage=address, key=key, parameters=parameters, inputs=data)
         inputs = {name: digests[path] for path, name in spec.data_deps.items()}
         stage = Stage(
             name=address, params=params, root=root, home=home, key=key, scratch=scratch,
@@ -248,20 +271,13 @@ def _opened(address: str, started: float) -> Iterator[Stage]:
         try:
             yield stage
             state = "FINISHED"
-        except (Interrupted, StoppedError):
-            state = "KILLED"
-            raise
         finally:
+            if stage.stopped:
+                state = "KILLED"
             if tracker:
                 tracker.close(state)
             if stage.is_main:
                 _finish(home, stage, state, time.monotonic() - started)
-
-
-def _tracker(home: Path, address: str, key: str, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> Tracker:
-    from facegen.tracking import Tracker
-
-    return Tracker(home, stage=address, key=key, parameters=parameters, inputs=inputs)
 
 
 def _finish(home: Path, stage: Stage, state: str, seconds: float) -> None:
@@ -277,3 +293,6 @@ def _finish(home: Path, stage: Stage, state: str, seconds: float) -> None:
         for path in stage.scratch.iterdir():
             if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+follow_parent_in_worker()  # a spawned worker imports its stage's module, and so this one

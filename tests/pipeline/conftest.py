@@ -1,0 +1,148 @@
+"""A toy project run by the real harness, in a folder of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "DO_NOT_TRACK": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "SHELL": "/bin/sh",
+    "OMP_NUM_THREADS": "1",
+}
+TOY_DAG = """
+stages:
+  upstream:
+    cmd: python -m pipelines.upstream
+    outs: [data/upstream]
+  toy:
+    cmd: python -m pipelines.toy
+    deps: [data/upstream, pipelines/toy.py]
+    params: [base.seed, dit.depth]
+    outs: [data/toy]
+"""
+# What the toy stage does is said by the variable TOY.
+TOY_STAGE = """
+import os, sys, time
+from pathlib import Path
+from pipelines.stage import Stage, main
+from facegen.errors import NonFiniteError
+
+def sleep(stage, watch):
+    (stage.scratch / "started").write_text(str(os.getpid()))
+    for _ in range(600):
+        if watch and watch.is_set():
+            (stage.scratch / "saved").write_text("state")
+            return
+        time.sleep(0.1)
+
+def run(stage: Stage) -> None:
+    what = os.environ["TOY"]
+    with stage.output("data/toy") as folder:
+        (folder / "half").write_text("half")
+        (stage.scratch / "checkpoint").write_text("x")
+        (stage.scratch / "log.jsonl").write_text("{}")
+        if what == "mistake":
+            raise ValueError("the picture is upside down")
+        if what == "not finite":
+            raise NonFiniteError("loss is NaN")
+        if what == "bug":
+            raise KeyError("oops")
+        if what == "read only":
+            Path("/proc/no/such").mkdir(parents=True)
+        if what == "sleep":
+            sleep(stage, None)
+        if what == "watch":
+            sleep(stage, stage.stop)
+        if what == "workers":
+            import multiprocessing
+            workers = [multiprocessing.get_context(c).Process(target=time.sleep, args=(60,)) for c in ("fork", "spawn")]
+            for worker in workers:
+                worker.start()
+            (stage.scratch / "workers").write_text(" ".join(str(worker.pid) for worker in workers))
+            time.sleep(2)  # for the spawned one to be there
+            sleep(stage, None)
+        (folder / "whole").write_text(f"{stage.name} {stage.params.dit.depth}")
+    print(stage.key)
+
+if __name__ == "__main__":
+    main(run)
+"""
+
+
+class Toy:
+    """The toy project; its MLflow cannot be imported, so that no test of the harness waits for it."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder, self.root = folder, root
+        (folder / "pipelines").mkdir()
+        (folder / "pipelines/toy.py").write_text(TOY_STAGE)
+        (folder / "dvc.yaml").write_text(TOY_DAG)
+        (folder / "mlflow.py").write_text("raise ImportError('MLflow is broken here')\n")
+        (folder / "data/upstream").mkdir(parents=True)
+        (folder / "data/upstream/a.txt").write_text("a")
+        shutil.copyfile(root / "params.yaml", folder / "params.yaml")
+
+    def start(self, what: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command, cwd=self.folder, env=self.environment(what) | environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, what: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(what, **environment)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(self.command, process.returncode, out, err)
+
+    command = (sys.executable, "-m", "pipelines.toy")
+
+    def environment(self, what: str) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "RANK", "FACEGEN"))}
+        return {**kept, **QUIET, "TOY": what, "PYTHONPATH": str(self.root)}
+
+    def scratch_file(self, name: str) -> Path | None:
+        return next(self.folder.glob(f".runs/toy/*/{name}"), None)
+
+    @property
+    def timings(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / ".runs/timings.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def toy(tmp_path: Path, root: Path) -> Toy:
+    return Toy(tmp_path, root)
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., None]:
+    """Wait until something is true; fail after `timeout_s`."""
+    import time
+
+    def wait(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"not true within {timeout_s} s"
+            time.sleep(0.05)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def alive() -> Callable[[int], bool]:
+    """Whether a process runs (a zombie does not)."""
+
+    def check(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    return check
