@@ -1,0 +1,141 @@
+"""What the score stage measures, apart from where it reads and writes.
+
+Shapes: N images, H W size, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from facegen.metrics.features import FeatureExtractor
+from facegen.metrics.frechet import frechet_interval
+from facegen.metrics.intervals import mean_interval
+from facegen.metrics.reconstruction import psnr_db, ssim
+from facegen.rng import numpy_generator
+
+TIME_BIN = "mse_t"  # columns of the training log: the error per tenth of t
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Test images and their reconstructions, as far as the figures and one picture need them."""
+
+    psnr_db: np.ndarray  # (N,)
+    ssim: np.ndarray  # (N,)
+    features: np.ndarray  # (N, D) of the images
+    reconstruction_features: np.ndarray  # (N, D)
+    shown: np.ndarray  # uint8 (2, K, H, W, 3): first images above, their reconstructions below
+
+
+def common_count(wanted: int, available: Mapping[str, int]) -> int:
+    """Return how many images of each set are compared: the wanted number, or what the smallest set has.
+
+    Every distance of one table is taken at this one N, because its value depends on N.
+
+    Raises:
+        ValueError: if a set has fewer than two.
+    """
+    name, smallest = min(available.items(), key=lambda item: item[1])
+    if smallest < 2:
+        raise ValueError(f"{name} holds {smallest} images; a distance needs at least 2 of each set")
+    return min(wanted, smallest)
+
+
+def chosen_rows(seed: int, purpose: str, *, size: int, num: int) -> np.ndarray:
+    """Return `num` different rows of `size` in random order, a pure function of seed and purpose; a prefix of more."""
+    return numpy_generator(seed, f"score {purpose}").permutation(size)[:num]
+
+
+def measure_reconstruction(
+    batches: Iterable[np.ndarray],
+    reconstruct: Callable[[np.ndarray], np.ndarray],
+    extractor: FeatureExtractor,
+    *,
+    num_shown: int,
+) -> Reconstructed:
+    """Reconstruct images and measure what was lost.
+
+    Args:
+        batches: uint8 (B, H, W, 3) each.
+        reconstruct: from such a batch to its reconstructions, of the same form.
+        extractor: the feature space of the distances.
+        num_shown: how many of the first images are kept for a picture.
+    """
+    ratios, similarities, before, after = [], [], [], []
+    shown: list[np.ndarray] = []
+    for images in batches:
+        pictures = reconstruct(images)
+        ratios.append(psnr_db(images, pictures))
+        similarities.append(ssim(images, pictures))
+        before.append(extractor(images))
+        after.append(extractor(pictures))
+        if sum(part.shape[1] for part in shown) < num_shown:
+            shown.append(np.stack([images, pictures]))
+    return Reconstructed(
+        np.concatenate(ratios),
+        np.concatenate(similarities),
+        np.concatenate(before),
+        np.concatenate(after),
+        np.concatenate(shown, axis=1)[:, :num_shown],
+    )
+
+
+def score_figures(
+    reconstructed: Reconstructed, *, train: np.ndarray, samples: np.ndarray, extractor: FeatureExtractor
+) -> dict[str, Any]:
+    """Return the figures of eval/metrics.json. Every distance is to the same N training images.
+
+    Args:
+        reconstructed: of test images, at least N.
+        train: features (N, D) of training images: the reference.
+        samples: features (N, D) of samples.
+        extractor: the feature space, named beside the figures.
+    """
+    n = len(train)
+
+    def frechet(features: np.ndarray) -> dict[str, Any]:
+        return frechet_interval(train, features[:n], extractor=extractor.digest)[0].to_json()
+
+    return {
+        "reconstruction": {
+            "psnr_db": mean_interval(reconstructed.psnr_db).to_json(),
+            "ssim": mean_interval(reconstructed.ssim).to_json(),
+            "frechet": frechet(reconstructed.reconstruction_features),
+        },
+        "floor": {"frechet": frechet(reconstructed.features)},
+        "dit": {"frechet": frechet(samples)},
+        "extractors": {
+            "frechet": {
+                "name": extractor.name,
+                "digest": extractor.digest,
+                "dim": extractor.dim,
+                "note": "a fixed random network, not Inception: these distances are no FID",
+            }
+        },
+    }
+
+
+def error_by_time(log: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the velocity error per bin of t, early and late: means over the first and the last tenth of the log.
+
+    Args:
+        log: columns of the training log; empty if it has none per bin.
+    """
+    names = sorted((name for name in log if name.startswith(TIME_BIN)), key=lambda name: int(name[len(TIME_BIN) :]))
+    if not names:
+        return {}
+    table = np.stack([log[name] for name in names])  # (bins, lines)
+    tenth = max(1, table.shape[1] // 10)
+    return {"first tenth of training": _mean(table[:, :tenth]), "last tenth of training": _mean(table[:, -tenth:])}
+
+
+def _mean(table: np.ndarray) -> np.ndarray:
+    """Return the mean of each row over its finite entries; NaN where there is none."""
+    finite = np.isfinite(table)
+    count = finite.sum(1)
+    total = np.where(finite, table, 0).sum(1)
+    return np.divide(total, count, out=np.full(len(table), np.nan), where=count > 0)
