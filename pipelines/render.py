@@ -18,8 +18,7 @@ def run(stage: Stage) -> None:
         persistence=p.persistence,
         correlations=p.correlations,
     )
-    progress = stage.progress(len(population), "render")
-    with progress, stage.output("data/procedural") as folder:
+    with stage.output("data/procedural") as folder, stage.progress(len(population), "pictures") as bar:
         render_dataset(
             folder,
             population,
@@ -27,8 +26,7 @@ def run(stage: Stage) -> None:
             supersample=p.supersample,
             jpeg_quality=p.jpeg_quality,
             workers=stage.params.machine.workers,
-            on_drawn=progress.update,
-            stop=stage.stop,
+            on_drawn=bar.update,
         )
 
 

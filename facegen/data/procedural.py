@@ -58,9 +58,10 @@ def sample_population(
     """
     num_val, num_test = round(val_fraction * num_identities), round(test_fraction * num_identities)
     if min(num_val, num_test, num_identities - num_val - num_test) < 1:
+        num_train = num_identities - num_val - num_test
         raise ValueError(
-            f"render: {num_identities} people give {num_identities - num_val - num_test} to train, {num_val} to val and "
-            f"{num_test} to test; each needs one: raise render.num_identities or the fractions"
+            f"render: {num_identities} people give {num_train} to train, {num_val} to val and {num_test} to test; each "
+            "needs one at least: raise render.num_identities or the fractions"
         )
     copula = fit_copula(prevalence, persistence, correlations)
     shape = (num_identities, images_per_identity)

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 
@@ -45,7 +44,6 @@ def render_dataset(
     jpeg_quality: int,
     workers: int,
     on_drawn: Callable[[int], None],
-    stop: Event,
 ) -> None:
     """Writes the data set in CelebA's layout; the bytes do not depend on `workers`.
 
@@ -57,18 +55,12 @@ def render_dataset(
         jpeg_quality: 1 to 100.
         workers: processes; 1 draws in this one.
         on_drawn: told the number of pictures drawn since the last call.
-        stop: set to give up.
-
-    Raises:
-        InterruptedError: `stop` was set.
     """
     draw = partial(_draw_chunk, resolution=resolution, supersample=supersample, jpeg_quality=jpeg_quality)
     landmarks: list[np.ndarray] = []
 
     def pictures(chunks: Iterator[_Drawn]) -> Iterator[bytes]:
         for chunk in chunks:
-            if stop.is_set():
-                raise InterruptedError(f"stopped after {len(landmarks)} of {len(population)} pictures")
             for data, points in chunk:
                 landmarks.append(points)
                 yield data

@@ -4,7 +4,6 @@ import hashlib
 import io
 import zipfile
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ def population() -> Population:
     )
 
 
-def render(folder: Path, population: Population, *, workers: int, stop: Event | None = None) -> list[int]:
+def render(folder: Path, population: Population, *, workers: int) -> list[int]:
     folder.mkdir()
     told: list[int] = []
     render_dataset(
@@ -45,7 +44,6 @@ def render(folder: Path, population: Population, *, workers: int, stop: Event | 
         jpeg_quality=95,
         workers=workers,
         on_drawn=told.append,
-        stop=stop or Event(),
     )
     return told
 
@@ -101,13 +99,6 @@ def test_lists_have_the_published_format_and_agree(folder: Path, population: Pop
     assert {int(row[1]) for row in identity} == set(range(1, PEOPLE + 1))
     person_to_split = {(who[1], part[1]) for who, part in zip(identity, split, strict=True)}
     assert len(person_to_split) == PEOPLE
-
-
-def test_stopping_ends_the_work(population: Population, tmp_path: Path) -> None:
-    stop = Event()
-    stop.set()
-    with pytest.raises(InterruptedError, match="stopped after 0 of 144"):
-        render(tmp_path / "stopped", population, workers=1, stop=stop)
 
 
 def test_arrays_of_different_pictures_are_refused(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ PLAIN = dict.fromkeys(FACE_ATTRIBUTES, 0) | {"Young": 1, "No_Beard": 1}
 # Where each attribute must change the picture most: fractions (left, top, right, bottom) of the picture.
 REGION = {
     "Male": (0.15, 0.1, 0.85, 1.0),
-    "Young": (0.2, 0.2, 0.8, 0.92),
-    "Smiling": (0.3, 0.6, 0.7, 0.85),
+    "Young": (0.1, 0.1, 0.9, 0.95),
+    "Smiling": (0.2, 0.35, 0.8, 0.88),
     "Eyeglasses": (0.2, 0.4, 0.8, 0.7),
     "No_Beard": (0.2, 0.55, 0.8, 0.97),
-    "Mustache": (0.3, 0.6, 0.7, 0.82),
+    "Mustache": (0.25, 0.5, 0.75, 0.85),
     "Bangs": (0.2, 0.1, 0.8, 0.55),
     "Bald": (0.1, 0.0, 0.9, 0.6),
     "Black_Hair": (0.0, 0.0, 1.0, 1.0),

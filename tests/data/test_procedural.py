@@ -84,7 +84,7 @@ def test_what_belongs_to_a_person_stays_and_the_rest_varies(default: Population)
     assert varies[INDEX["Eyeglasses"]] > 0.4
 
 
-def test_pictures_of_one_person_differ_and_people_differ_more(default: Population) -> None:
+def test_two_pictures_of_one_person_differ(default: Population) -> None:
     first = default.person[0]
     same = np.flatnonzero(default.person == first)[:2]
     one, two = (draw_picture(default, int(number), resolution=32, supersample=1)[0].astype(int) for number in same)
