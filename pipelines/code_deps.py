@@ -155,7 +155,9 @@ def main() -> int:
     check = parser.parse_args().check
     faults = update(Path.cwd(), write=not check)
     for fault in faults:
-        sys.stderr.write(f"dvc.yaml: {fault}{'' if check else ' (mended)'}\n")
+        sys.stderr.write(f"dvc.yaml: {fault}\n")
+    if faults and not check:
+        sys.stderr.write("dvc.yaml: code dependencies rewritten\n")
     return 1 if check and faults else 0
 
 
