@@ -50,7 +50,7 @@ flow: env ## run the same stages through Prefect (with its server where PREFECT_
 
 mlflow: env ## serve the runs' pages on http://127.0.0.1:$(PORT)
 	@mkdir -p .mlflow
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/.mlflow/mlflow.db --host 127.0.0.1 --port $(PORT)
+	@$(BIN)/mlflow server --workers 1 --backend-store-uri sqlite:///$(CURDIR)/.mlflow/mlflow.db --host 127.0.0.1 --port $(PORT)
 
 test: env ## run the tests (JOBS processes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
