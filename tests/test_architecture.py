@@ -19,7 +19,21 @@ LAYERS = (
     {"models", "flow", "metrics"},
     {"data", "train", "grids"},
     {"pipeline", "sample_sets", "edit", "identities", "personalize"},
-    {"tracking", "mlflow_store", "record", "dag", "report", "profiles", "doctor", "sampling", "cli", "app"},
+    {
+        "scoring",
+        "charts",
+        "score_plots",
+        "tracking",
+        "mlflow_store",
+        "record",
+        "dag",
+        "report",
+        "profiles",
+        "doctor",
+        "sampling",
+        "cli",
+        "app",
+    },
 )
 LEAVES, MATHS = LAYERS[:2]
 FORBIDDEN_NAMES = {"utils.py", "util.py", "helpers.py", "helper.py", "common.py", "misc.py", "tools.py", "base.py"}
