@@ -23,6 +23,7 @@ from facegen.artifacts import atomic_write_bytes
 INK, MUTED, LINE = "#1c1e21", "#6b7077", "#d5d8dd"
 SERIES = ("#2a6fb0", "#c8641b", "#2f8f5b")
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line"} | {c: f"series-{i}" for i, c in enumerate(SERIES)}
+CURVES = ("loss", "mse", "val_mse", "l1", "perceptual")  # of a training log, in the order in which they are drawn
 SIZE_IN, DPI = (7.2, 3.0), 150
 _STYLE: dict[Any, Any] = {
     "font.size": 9.5, "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
@@ -60,6 +61,14 @@ def read_csv(path: str | Path) -> dict[str, np.ndarray]:
         except ValueError:
             columns[name] = np.array(cells)
     return columns
+
+
+def drawn_curves(log: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the columns of a training log that are drawn, in order; an MSE that is the whole loss is left out."""
+    curves: dict[str, np.ndarray] = {name: log[name] for name in CURVES if name in log}
+    if "mse" in curves and np.allclose(curves["mse"], curves["loss"], equal_nan=True):
+        del curves["mse"]
+    return curves
 
 
 def loss_chart(images: np.ndarray, series: Mapping[str, np.ndarray], *, ylabel: str) -> Figure:

@@ -10,11 +10,10 @@ import numpy as np
 from PIL import Image
 
 from facegen.artifacts import atomic_write_bytes
-from facegen.charts import figure_png, interval_chart, loss_chart, read_csv, time_chart, write_csv
+from facegen.charts import drawn_curves, figure_png, interval_chart, loss_chart, read_csv, time_chart, write_csv
 from facegen.grids import image_grid, save_png
 from facegen.scoring import TIME_BIN, error_by_time
 
-CURVES = ("loss", "mse", "val_mse", "l1", "perceptual")  # of a training log, in the order in which they are drawn
 SETS = {"real test images": "floor", "reconstructions": "reconstruction", "DiT samples": "dit"}
 TILE_PX = 128  # side of an image in a grid, at least
 
@@ -47,14 +46,6 @@ def write_losses(path: Path, log: Mapping[str, np.ndarray]) -> None:
     write_csv(path.with_suffix(".csv"), columns, list(zip(*(log[column] for column in columns), strict=True)))
     chart = loss_chart(log["images"], drawn_curves(log), ylabel="loss")
     atomic_write_bytes(path.with_suffix(".png"), figure_png(chart))
-
-
-def drawn_curves(log: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the columns of a training log that are drawn, in order; an MSE that is the whole loss is left out."""
-    curves: dict[str, np.ndarray] = {name: log[name] for name in CURVES if name in log}
-    if "mse" in curves and np.allclose(curves["mse"], curves["loss"], equal_nan=True):
-        del curves["mse"]
-    return curves
 
 
 def write_error_by_time(path: Path, log: Mapping[str, np.ndarray]) -> None:

@@ -5,11 +5,14 @@ Shapes: N images, H W size, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from facegen.metrics.features import FeatureExtractor
 from facegen.metrics.frechet import frechet_interval
@@ -117,6 +120,22 @@ def score_figures(
             }
         },
     }
+
+
+def count_parameters(folder: Path) -> int:
+    """Return the number of weights in the safetensors files of a model folder (not of its subfolders).
+
+    Raises:
+        FileNotFoundError: if it has none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors; run the stage that makes it")
+    total = 0
+    for path in files:
+        with safe_open(str(path), framework="np") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no dict)
+    return total
 
 
 def error_by_time(log: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -13,9 +13,9 @@ from facegen.data.images import to_uint8, to_unit
 from facegen.data.samples import PRIOR, read_samples
 from facegen.data.shards import Faces
 from facegen.metrics.features import RandomProjection, extract
-from facegen.models.autoencoder import decode, encode_moments, load_autoencoder
+from facegen.models.autoencoder import decode, encode_moments, factor, load_autoencoder
 from facegen.score_plots import write_plots
-from facegen.scoring import chosen_rows, common_count, measure_reconstruction, score_figures
+from facegen.scoring import chosen_rows, common_count, count_parameters, measure_reconstruction, score_figures
 from pipelines.stage import Stage, main
 
 BATCH = 64
@@ -54,6 +54,14 @@ def run(stage: Stage) -> None:
     )
     with stage.output("eval/plots") as folder:
         write_plots(folder, figures, models=root / "data/models", shown=reconstructed.shown)
+        write_json(
+            folder / "models.json",
+            {
+                "parameters": {name: count_parameters(root / "data/models" / name) for name in ("autoencoder", "dit")},
+                "factor": factor(vae),
+                "latent_channels": vae.config.latent_channels,
+            },
+        )
         manifests = {name: read_json(root / name / "manifest.json")["parameters"] for name in FOLDERS}
         write_json(folder / "parameters.json", {k: v for part in manifests.values() for k, v in part.items()})
     write_json(root / "eval/metrics.json", figures)
