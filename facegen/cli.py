@@ -3,6 +3,8 @@
 Imports of torch, diffusers and the like stay inside the commands: `facegen --help` must start at once.
 """
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
@@ -237,6 +239,28 @@ def export(
         raise ValueError(f"{output} is not empty; name a new folder")
     sampling.open_model(model, params=params, device="cpu").save_pretrained(output)
     typer.echo(str(output))
+
+
+@app.command()
+def record(
+    revision: Annotated[str, typer.Option("--from-git", metavar="REV", help="The commit whose dvc.lock to read.")],
+) -> None:
+    """Make the MLflow runs that a commit's dvc.lock speaks of, where the store has lost them."""
+    from facegen.record import record_from_git
+
+    states = record_from_git(Path.cwd(), revision)
+    _print_table(("stage", "run"), list(states.items()))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def flow(context: typer.Context) -> None:
+    """Run the pipeline through Prefect, in parallel or on a schedule: facegen flow --help."""
+    if not Path("pipelines/flow.py").is_file():
+        raise FileNotFoundError("no pipelines/flow.py here; run this from the repository's root")
+    os.execv(sys.executable, [sys.executable, "-m", "pipelines.flow", *context.args])
 
 
 def _plain(text: str) -> str:

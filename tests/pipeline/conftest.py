@@ -146,3 +146,114 @@ def alive() -> Callable[[int], bool]:
             return False
 
     return check
+
+
+class Project:
+    """A copy of this repository with the tiny profile, and its `dvc repro`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "MLFLOW_", "PREFECT_", "FACEGEN"))}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.environment = {**kept, **QUIET, "PATH": path}
+        self.dvc = [sys.executable, "-m", "dvc"]
+
+    def copy_sources(self, root: Path) -> None:
+        names = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, names.split("\0")):
+            if name.startswith(("tests/", "docs/")) or not (root / name).is_file():
+                continue
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, self.folder / name)
+        for result in ("dvc.lock", "eval"):  # the checkout's own results
+            path = self.folder / result
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        # else DVC shares a folder of the whole machine
+        (self.folder / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {self.folder}/.dvc/tmp/site\n")
+        self.call([sys.executable, "-m", "facegen.cli", "profile", "apply", "tiny"])
+        for arguments in (["init", "-q", "."], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+            self.git(*arguments)
+
+    def call(self, command: list[str], *, code: int | None = 0, timeout_s: float = 400) -> str:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout_s
+        )
+        assert code is None or done.returncode == code, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        return done.stdout + done.stderr
+
+    def git(self, *arguments: str) -> str:
+        return self.call(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments])
+
+    def repro(self, *arguments: str, code: int | None = 0) -> list[str]:
+        """Run `dvc repro` and return the stages that executed, sorted."""
+        return self.executed(lambda: self.call([*self.dvc, "repro", *arguments], code=code))
+
+    def executed(self, action: Callable[[], object]) -> list[str]:
+        before = len(self.timings())
+        action()
+        return sorted(timing["stage"] for timing in self.timings()[before:])
+
+    def timings(self) -> list[dict]:
+        path = self.folder / ".runs/timings.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def set(self, *settings: str) -> None:
+        self.call([sys.executable, "-m", "facegen.cli", "config", "set", *settings])
+
+    def runs(self) -> list:
+        """All MLflow runs."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+            from facegen.mlflow_store import connect
+
+            client, experiment = connect(self.folder)
+            return list(client.search_runs([experiment], max_results=1000))
+
+    def processes(self) -> list[int]:
+        """The processes that work in this folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if Path(os.readlink(entry / "cwd")).is_relative_to(self.folder):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+
+@pytest.fixture(scope="session")
+def built(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a project after one cold `dvc repro`; made once, also for several test processes."""
+    from facegen.locking import locked
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "built"
+    with locked(shared / "built.lock", "the cold run", wait_s=900):
+        if not (shared / "built.done").exists():
+            folder.mkdir(exist_ok=True)
+            project = Project(folder)
+            project.copy_sources(root)
+            project.repro()
+            (shared / "built.done").touch()
+    return folder
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path) -> Project:
+    """A copy of the built project."""
+    folder = tmp_path / "project"
+    shutil.copytree(built, folder, symlinks=True)
+    config = folder / ".dvc/config.local"
+    config.write_text(config.read_text().replace(str(built), str(folder)))
+    return Project(folder)
+
+
+@pytest.fixture
+def new_project(root: Path, tmp_path: Path) -> Project:
+    """A project in which nothing has run."""
+    (tmp_path / "new").mkdir()
+    project = Project(tmp_path / "new")
+    project.copy_sources(root)
+    return project

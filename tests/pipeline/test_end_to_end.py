@@ -1,0 +1,170 @@
+"""The real DAG, tiny: what reruns after which change, which MLflow runs that makes, and a kill that leaves no trace."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facegen import dag
+
+pytestmark = pytest.mark.slow
+
+AFTER_SAMPLE = ["record", "report", "sample", "score"]
+
+
+def test_a_cold_run_leaves_results_runs_and_a_clean_tree(project: Any) -> None:
+    stages = dag.load_dag(project.folder)
+    timings = project.timings()
+    assert sorted(t["stage"] for t in timings) == sorted(stages)
+    assert {t["state"] for t in timings} == {"FINISHED"}
+    changed = {line[3:] for line in project.git("status", "--porcelain", "-uall").splitlines()}
+    assert changed == {"dvc.lock", "eval/metrics.json", "eval/preprocess.json", "eval/run.json"}
+    # one run a stage, of the key that dvc.lock gives, tied together by the pipeline's
+    lock, runs = dag.read_lock(project.folder), project.runs()
+    keys = {address: dag.key_from_lock(address, entry) for address, entry in lock.items()}
+    assert sorted(run.data.tags["facegen.key"] for run in runs) == sorted(keys.values())
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    by_stage = {run.data.tags["dvc.stage"]: run for run in runs}
+    pipeline = by_stage["record"]
+    assert pipeline.data.tags["facegen.kind"] == "pipeline"
+    for address in set(stages) - {"record"}:
+        assert pipeline.data.tags[f"stage.{address}".replace("@", ":")] == by_stage[address].info.run_id
+    assert pipeline.data.params["dit.hidden_size"] == "32"
+    assert pipeline.data.params["autoencoder.channels"] == "[16, 32, 32]"
+    assert "metrics.dit.frechet.value" in pipeline.data.metrics
+    assert "data/procedural" in {given.dataset.name for given in pipeline.inputs.dataset_inputs}
+    dit = by_stage["dit"]
+    assert {"loss", "grad_norm", "images_per_s", "system/cpu_utilization_percentage"} <= set(dit.data.metrics)
+    assert {"git.commit", "git.dirty", "model.manifest_sha256"} <= set(dit.data.tags)
+    run_json = json.loads((project.folder / "eval/run.json").read_text())
+    assert run_json["stages"] == {address: key for address, key in keys.items() if address != "record"}
+    assert run_json["key"] == keys["record"]
+    assert pipeline.data.tags["dvc.lock_sha256"] == run_json["lock_sha256"]
+
+
+def test_what_reruns_after_which_change(project: Any) -> None:
+    count = len(project.runs())
+    began = time.monotonic()
+    assert project.repro() == []
+    assert time.monotonic() - began < 20
+    params = project.folder / "params.yaml"
+    original = params.read_text()
+    params.write_text(original + "\n# a remark\n")
+    project.set("machine.threads=2", "machine.workers=2")
+    assert project.repro() == []
+    params.write_text(original)
+    project.set("sample.guidance_scale=1.5")
+    assert project.repro() == AFTER_SAMPLE
+    assert len(project.runs()) == count + len(AFTER_SAMPLE)
+    changed = project.folder / "eval/run.json"
+    new = changed.read_text()
+    params.write_text(original)
+    assert project.repro() == []  # restored from DVC's cache
+    assert changed.read_text() != new
+    assert len(project.runs()) == count + len(AFTER_SAMPLE)
+    project.set("score.feature_dim=8")
+    assert project.repro() == ["record", "report", "score"]
+    assert project.repro("-f", "-s", "report") == ["report"]  # forced: a second attempt
+    attempts = [run.data.tags["facegen.attempt"] for run in project.runs() if run.data.tags["dvc.stage"] == "report"]
+    assert sorted(attempts)[-1] == "2"
+
+
+def test_learning_rate_reruns_the_denoiser_and_what_follows(project: Any) -> None:
+    project.set("dit.learning_rate=2.0e-3")
+    assert project.repro() == sorted(["dit", *AFTER_SAMPLE])
+    # a run of a store that was lost comes back from git
+    project.git("add", "-A")
+    project.git("commit", "-q", "-m", "result")
+    for path in (project.folder / ".mlflow").glob("mlflow.db*"):
+        path.unlink()
+    out = project.call(["facegen", "record", "--from-git", "HEAD"])
+    assert "made" in out
+    runs = {run.data.tags["dvc.stage"]: run for run in project.runs()}
+    assert set(runs) == set(dag.load_dag(project.folder))
+    assert float(runs["dit"].data.params["dit.learning_rate"]) == 2.0e-3
+    assert runs["record"].data.tags["stage.dit"] == runs["dit"].info.run_id
+    assert runs["record"].data.metrics["metrics.dit.frechet.value"] > 0
+    project.call(["facegen", "record", "--from-git", "HEAD"])
+    assert len(project.runs()) == len(runs)
+
+
+def test_killed_training_ends_with_the_same_bytes(project: Any, built: Path, wait_for: Any) -> None:
+    folder = project.folder
+    forget(folder, "dit")
+    group = start_dit(project)
+    wait_for(lambda: progress(folder) >= 2, timeout_s=120)
+    os.killpg(group.pid, signal.SIGKILL)  # dvc and the stage, in the middle of anything
+    group.wait()
+    assert not (folder / "data/models/dit").exists()
+    group = start_dit(project)
+    wait_for(lambda: progress(folder) >= 5, timeout_s=120)
+    group.kill()  # dvc alone: the stage has to notice
+    group.wait()
+    wait_for(lambda: not project.processes(), timeout_s=10)
+    assert not (folder / "data/models/dit").exists()
+    assert project.repro("-s", "dit") == ["dit"]
+    assert tree(folder / "data/models/dit") == tree(built / "data/models/dit")
+    assert training_log(folder) == training_log(built)
+    assert project.repro() == []
+    latest = [run for run in project.runs() if run.data.tags["dvc.stage"] == "dit"]
+    assert sorted((run.data.tags["facegen.attempt"], run.info.status) for run in latest) == [
+        ("1", "FINISHED"),
+        ("2", "FINISHED"),  # the two kills went on in one run
+    ]
+
+
+def forget(folder: Path, address: str) -> None:
+    """Have DVC forget that a stage ever ran."""
+    import shutil
+
+    from ruamel.yaml import YAML
+
+    yaml, path = YAML(), folder / "dvc.lock"
+    lock = yaml.load(path.read_text())
+    del lock["stages"][address]
+    with path.open("w") as file:
+        yaml.dump(lock, file)
+    shutil.rmtree(folder / ".dvc/cache/runs")
+    shutil.rmtree(folder / "data/models/dit")
+
+
+def start_dit(project: Any) -> subprocess.Popen[bytes]:
+    command = [*project.dvc, "repro", "-s", "dit"]
+    environment = project.environment | {"FACEGEN_TRACEBACK": "1"}
+    return subprocess.Popen(
+        command, cwd=project.folder, env=environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def progress(folder: Path) -> int:
+    """The lines of the log of a training that has left a checkpoint."""
+    [scratch] = [path.parent for path in (folder / ".runs/dit").glob("*/lock")]
+    if not any(scratch.glob("*.safetensors")):
+        return 0
+    return len((scratch / "log.jsonl").read_text().splitlines())
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def training_log(folder: Path) -> list[dict[str, Any]]:
+    [log] = (folder / ".runs/dit").glob("*/log.jsonl")
+    return [{k: v for k, v in json.loads(line).items() if k != "timing"} for line in log.read_text().splitlines()]
+
+
+def test_a_failed_stage_leaves_no_data_to_git_and_nothing_half_done(new_project: Any) -> None:
+    new_project.set("preprocess.max_megapixels=0.0001")
+    new_project.repro("preprocess", code=255)
+    status = new_project.git("status", "--porcelain", "-uall")
+    assert "data/" not in status
+    assert not (new_project.folder / "data/faces").exists()
+    assert list((new_project.folder / "data").glob(".*.partial*")) == []
