@@ -82,7 +82,8 @@ def trained(stage: Stage, vae: Autoencoder) -> Autoencoder:
     recipe = AutoencoderRecipe(
         seed=seed, mode=p.mode, total_images=p.total_images, learning_rate=p.learning_rate,
         warmup_images=p.warmup_images, decay_fraction=p.decay_fraction, grad_clip=p.grad_clip,
-        ema_sigma_rel=p.ema_sigma_rel, l1_weight=p.l1_weight, perceptual_weight=p.perceptual_weight,
+        ema_sigma_rel=p.ema_sigma_rel, l1_weight=p.l1_weight, mse_weight=p.mse_weight,
+        perceptual_weight=p.perceptual_weight,
         kl_weight=p.kl_weight, adversarial_weight=p.adversarial_weight, adversarial_start=p.adversarial_start,
     )  # fmt: skip
     learner = AutoencoderLearner(vae.to(**place), data, recipe, judge=judge, discriminator=discriminator)

@@ -3,14 +3,13 @@
     images (B, 3, H, W) -> 3 strided convolutions -> scores (B, 1, H/8, W/8), each from a patch of 38 px
 
 Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, section 3.2.2; hinge losses of Lim and
-Ye, Geometric GAN. Spectral normalisation (Miyato et al.) takes the place of normalised activations.
+Ye, Geometric GAN.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 
 class PatchDiscriminator(nn.Module):
@@ -20,15 +19,16 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         channels = (3, width, 2 * width, 4 * width)
         self.layers = nn.ModuleList(
-            spectral_norm(nn.Conv2d(before, after, 4, stride=2, padding=1))
+            nn.Conv2d(before, after, 4, stride=2, padding=1)
             for before, after in zip(channels, channels[1:], strict=False)
         )
-        self.head = spectral_norm(nn.Conv2d(channels[-1], 1, 3, padding=1))
+        self.norms = nn.ModuleList(nn.GroupNorm(1, after) for after in channels[2:])  # not after the first layer
+        self.head = nn.Conv2d(channels[-1], 1, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        h = images
-        for layer in self.layers:
-            h = F.leaky_relu(layer(h), 0.2)
+        h = F.leaky_relu(self.layers[0](images), 0.2)
+        for layer, norm in zip(self.layers[1:], self.norms, strict=True):
+            h = F.leaky_relu(norm(layer(h)), 0.2)
         return self.head(h)
 
 

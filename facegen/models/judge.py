@@ -1,10 +1,11 @@
 """The judge: a compact attribute classifier whose features also serve as a perceptual space trained from the data.
 
-    images (B, 3, H, W) -> stem (B, w, H, W)
-    -> 4 x [average pool 2 -> residual block]: (B, w, H/2, W/2), (B, 2w, H/4, W/4), (B, 4w, H/8, W/8), (B, 4w, H/16, W/16)
+    images (B, 3, H, W) -> 4x4 convolution of stride 2 -> residual block (B, w, H/2, W/2)
+    -> 3 x [average pool 2 -> residual block]: (B, 2w, H/4, W/4), (B, 4w, H/8, W/8), (B, 4w, H/16, W/16)
     -> global average -> logits (B, A)
 
-Pooling by averages, not by strides: gradients through the features then show no checkerboard.
+Nothing is computed at full resolution, which would cost as much as all the rest. Each pixel lies under equally many taps
+(kernel 4, stride 2; then averages), so that gradients through the features show no checkerboard.
 Shapes: B batch, H W image size, w width, A attributes. Source of the perceptual distance: Zhang et al., The Unreasonable
 Effectiveness of Deep Features as a Perceptual Metric (LPIPS), equation 1, with equal weights.
 """
@@ -51,7 +52,7 @@ class AttributeJudge(ModelMixin, ConfigMixin):
         thresholds: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, width, 3, padding=1)
+        self.stem = nn.Conv2d(3, width, 4, stride=2, padding=1)
         channels = [width, *(width * factor for factor in WIDTHS)]
         self.blocks = nn.ModuleList(
             ResidualBlock(before, after) for before, after in zip(channels, channels[1:], strict=False)
@@ -59,7 +60,7 @@ class AttributeJudge(ModelMixin, ConfigMixin):
         self.head = nn.Linear(channels[-1], len(attribute_names))
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Return the maps of the stem and of the four levels, fine to coarse.
+        """Return the maps of the four levels, fine to coarse.
 
         Args:
             images: (B, 3, H, W) in [-1, 1], H and W multiples of 16.
@@ -69,8 +70,8 @@ class AttributeJudge(ModelMixin, ConfigMixin):
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 16 or images.shape[3] % 16:
             raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, 3, H, W), H and W multiples of 16")
-        maps = [F.relu(self.stem(images))]
-        for block in self.blocks:
+        maps = [self.blocks[0](F.relu(self.stem(images)))]
+        for block in self.blocks[1:]:
             maps.append(block(F.avg_pool2d(maps[-1], 2)))
         return maps
 

@@ -1,4 +1,4 @@
-"""Training an autoencoder: L1 + perceptual distance + KL, and after a share of training a patch discriminator.
+"""Training an autoencoder: L1 + MSE + perceptual distance + KL, and after a share of training a patch discriminator.
 
 The perceptual distance compares features of a frozen judge (`facegen.models.judge`), trained from the same data. With a
 frozen encoder (`finetune-decoder`) only the decoder learns, and cached latents stay valid.
@@ -43,6 +43,7 @@ class AutoencoderRecipe:
     grad_clip: float
     ema_sigma_rel: float
     l1_weight: float
+    mse_weight: float
     perceptual_weight: float
     kl_weight: float
     adversarial_weight: float
@@ -66,10 +67,10 @@ class Reconstruction(nn.Module):
     ) -> None:
         super().__init__()
         self.vae, self.frozen = vae, frozen
-        self.others = (judge, discriminator)  # in a tuple: not submodules, so not this module's to train or to synchronise
+        self.others = (judge, discriminator)  # a tuple: not submodules, so not trained or synchronised here
 
     def forward(self, images: Tensor, noise: Tensor, adversarial: bool) -> dict[str, Tensor]:
-        """Return the reconstruction and the terms of the loss, each a scalar: l1, kl, perceptual, adversarial."""
+        """Return the reconstruction and the terms of the loss, each a scalar: l1, mse, kl, perceptual, adversarial."""
         judge, discriminator = self.others
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             mean, logvar = encode_moments(self.vae, images)
@@ -77,6 +78,7 @@ class Reconstruction(nn.Module):
         out = {
             "reconstruction": fake,
             "l1": (fake - images).abs().mean(),
+            "mse": (fake - images).square().mean(),
             "kl": kl_divergence(mean, logvar).mean() / mean[0].numel(),
         }
         if judge is not None:
@@ -163,7 +165,13 @@ class AutoencoderLearner:
         out = module(batch.images, batch.noise, batch.adversarial)
         fake = out.pop("reconstruction")
         self._fake = fake.detach()
-        weights = {"l1": r.l1_weight, "perceptual": r.perceptual_weight, "kl": r.kl_weight, "adversarial": r.adversarial_weight}
+        weights = {
+            "l1": r.l1_weight,
+            "mse": r.mse_weight,
+            "perceptual": r.perceptual_weight,
+            "kl": r.kl_weight,
+            "adversarial": r.adversarial_weight,
+        }
         loss = torch.stack([weights[name] * value.float() for name, value in out.items()]).sum()
         mse = (self._fake.clamp(-1, 1) - batch.images).square().flatten(1).mean(dim=1)
         logs: Logs = {name: value.detach() for name, value in out.items()}
