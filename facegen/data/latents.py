@@ -60,7 +60,9 @@ class Latents:
             raise FileNotFoundError(f"{folder} holds no {split}-NNNNN.parquet; run the latents stage")
         wanted = [folder / f"{split}-{number:05d}.parquet" for number in range(len(shards))]
         if shards != wanted:
-            raise DamagedArtifactError(f"{folder}: {(set(wanted) - set(shards)).pop().name} is missing; run latents again")
+            raise DamagedArtifactError(
+                f"{folder}: {(set(wanted) - set(shards)).pop().name} is missing; run latents again"
+            )
         return cls(**read_shards(shards), stats=_read_stats(folder / STATS))
 
     def __len__(self) -> int:
@@ -125,7 +127,9 @@ def read_shards(shards: Sequence[Path]) -> dict[str, Any]:
     abouts = [_read_about(shard) for shard in shards]
     about = abouts[0]
     if any(other != about for other in abouts):
-        raise DamagedArtifactError(f"{shards[0].parent}: the shards do not belong together; run the latents stage again")
+        raise DamagedArtifactError(
+            f"{shards[0].parent}: the shards do not belong together; run the latents stage again"
+        )
     tables = [_read_table(shard) for shard in shards]
     rows, shape = sum(table.num_rows for table in tables), tuple(about["shape"])
     moments = {name: np.empty((rows, 2, *shape), np.float16) for name in ("mean", "logvar")}
@@ -173,9 +177,13 @@ def _read_about(shard: Path) -> dict[str, Any]:
         about = json.loads((pq.read_schema(shard).metadata or {})[_METADATA_KEY])
         found = about["format"]
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise DamagedArtifactError(f"{shard} is not a latents shard ({error!r}); run the latents stage again") from error
+        raise DamagedArtifactError(
+            f"{shard} is not a latents shard ({error!r}); run the latents stage again"
+        ) from error
     if found != FORMAT:
-        raise DamagedArtifactError(f"{shard} has format {found}, this version reads {FORMAT}; run the latents stage again")
+        raise DamagedArtifactError(
+            f"{shard} has format {found}, this version reads {FORMAT}; run the latents stage again"
+        )
     return about
 
 

@@ -173,7 +173,9 @@ def _read_config(source: str | Path) -> dict[str, object]:
                 return {**json.loads(path.read_text(encoding="utf-8")), "subfolder": subfolder}
             except ValueError as error:
                 raise DamagedArtifactError(f"{path} is not valid JSON ({error})") from error
-    raise FileNotFoundError(f"{source} has no config.json, neither itself nor in a vae folder; is it a diffusers model?")
+    raise FileNotFoundError(
+        f"{source} has no config.json, neither itself nor in a vae folder; is it a diffusers model?"
+    )
 
 
 def _find(source: str | Path, subfolder: str) -> Path | None:

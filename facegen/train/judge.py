@@ -44,9 +44,7 @@ class JudgeLearner:
     def __init__(self, judge: AttributeJudge, data: FaceSet, recipe: JudgeRecipe) -> None:
         self.judge, self.data, self.recipe = judge, data, recipe
         self.models: dict[str, nn.Module] = {"judge": judge}
-        optimizer = adamw(
-            judge, learning_rate=recipe.learning_rate, betas=BETAS, weight_decay=recipe.weight_decay
-        )
+        optimizer = adamw(judge, learning_rate=recipe.learning_rate, betas=BETAS, weight_decay=recipe.weight_decay)
         self.phases = [Phase("judge", judge, optimizer, GRAD_CLIP, self.loss)]
         self.ema: PowerEMA | None = None
         self.flops_per_image = 0.0
