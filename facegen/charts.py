@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -78,11 +79,12 @@ def loss_chart(images: np.ndarray, series: Mapping[str, np.ndarray], *, ylabel: 
         shown = np.isfinite(values) & (values > 0)
         marker = "o" if shown.sum() * 4 < len(values) or shown.sum() == 1 else None
         axes.plot(
-            images[shown] / 1000, values[shown], color=colour, label=label, linewidth=1.6, marker=marker, markersize=3.5
+            images[shown] / 1000, values[shown], color=colour, label=label, linewidth=1.6, marker=marker, markersize=5
         )
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, prune="lower"))
+    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
     axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.4)))
     axes.set_xlim(left=0)
     axes.set_xlabel("thousand images seen")
     axes.set_ylabel(ylabel)
@@ -156,7 +158,9 @@ def figure_svg(figure: Figure, *, name: str) -> str:
     )
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)  # the page's own
+    referred = set(re.findall(r"#([\w.-]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in referred else "", svg)
     return svg.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
 
 

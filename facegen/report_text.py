@@ -4,7 +4,7 @@ HEADLINES = ("dit.frechet", "floor.frechet", "reconstruction.psnr_db", "reconstr
 
 READINGS: dict[str, tuple[str, str]] = {
     "dit.frechet": (
-        "Fréchet distance, DiT samples",
+        "Fréchet distance, samples",
         "How far samples are from real pictures as a set; lower is better, and the floor is the best that can be.",
     ),
     "floor.frechet": (
@@ -16,11 +16,11 @@ READINGS: dict[str, tuple[str, str]] = {
         "Test images through the autoencoder: no latent model of this run can be expected below it.",
     ),
     "reconstruction.psnr_db": (
-        "PSNR of reconstructions, dB",
+        "Reconstruction PSNR, dB",
         "Pixel fidelity of the autoencoder on test images; higher is better, +6 dB halves the error.",
     ),
     "reconstruction.ssim": (
-        "SSIM of reconstructions",
+        "Reconstruction SSIM",
         "Structural similarity to the test image; 1 is identical, and loss of fine detail lowers it first.",
     ),
 }

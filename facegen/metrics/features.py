@@ -1,8 +1,8 @@
 """From images to feature rows, in which distances between sets of images are taken.
 
 `RandomProjection` needs no trained weights: a fixed random convolutional network, drawn once from a constant seed. It
-sees colour, edges and texture at four scales and where in the picture they are, and knows nothing of faces: distances in
-it order blur, noise and broken structure, but they are not Inception's, and no published figure compares with them.
+sees colour, edges and texture at four scales and where in the picture they are, and knows nothing of faces: distances
+in it order blur, noise and broken structure, but they are not Inception's: no published figure compares with them.
 
 Shapes: B images in a batch, N images, H W size, D features.
 """

@@ -1,7 +1,7 @@
 """The Fréchet distance between two sets of features: features -> statistics -> distance.
 
-It is called FID only where the features are Inception's; here the extractor's name stands beside every figure. Its
-value depends on the number of rows (two sets of one distribution are more than 0 apart, by an amount that falls as 1/N),
+It is called FID only where the features are Inception's; otherwise the extractor's name stands beside it. Its
+value depends on the number of rows (two sets of one distribution are more than 0 apart, by about 1 in N),
 so compare figures of equal N and read each beside its floor, the distance between two sets of real images.
 
 Shapes: N rows, D features. All arithmetic float64.

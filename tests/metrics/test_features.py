@@ -68,7 +68,7 @@ def test_distance_grows_with_blur_and_noise_and_sees_structure(extractor: Random
 
     floor = distance(other)
     assert floor < distance(blurred(1)) < distance(blurred(2)) < distance(blurred(4))
-    assert floor < distance(noisy(10)) < distance(noisy(30))
+    assert floor < distance(noisy(16)) < distance(noisy(40))
     assert distance(other[:, ::-1]) > 1.5 * floor  # upside down
     assert distance(other[:5].repeat(24, 0)) > 1.5 * floor  # five pictures, over and over
 
