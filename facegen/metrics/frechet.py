@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from facegen.metrics.intervals import Interval
+from facegen.metrics.intervals import CONFIDENCE, Interval
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> Fre
 
 
 def frechet_interval(
-    first: np.ndarray, second: np.ndarray, *, extractor: str, confidence: float = 0.95
+    first: np.ndarray, second: np.ndarray, *, extractor: str, confidence: float = CONFIDENCE
 ) -> tuple[Interval, FrechetDistance]:
     """Return the distance between two feature sets with an interval for its expectation at these N, and its parts.
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+CONFIDENCE = 0.95  # of every interval in eval/metrics.json
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -27,7 +29,7 @@ class Interval:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
-def mean_interval(values: np.ndarray, *, confidence: float = 0.95) -> Interval:
+def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:
     """Return the mean with Student's t interval.
 
     Args:
@@ -45,7 +47,7 @@ def mean_interval(values: np.ndarray, *, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, len(values))
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, *, confidence: float = 0.95) -> Interval:
+def paired_difference(first: np.ndarray, second: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:
     """Return the mean of first - second over pairs, with its t interval: what the pairs share cancels.
 
     Raises:
@@ -63,7 +65,7 @@ def bootstrap_interval(
     *,
     generator: np.random.Generator,
     num_resamples: int = 1000,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
 ) -> Interval:
     """Return a statistic of the rows of `values` with its percentile bootstrap interval.
 
