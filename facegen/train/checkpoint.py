@@ -94,9 +94,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what `optimizer_tensors` returned; hyperparameters stay those of `optimizer`."""
+    """Restore what `optimizer_tensors` returned; hyperparameters stay those of `optimizer`.
+
+    Each moment gets the memory layout of its parameter (channels last, for one): the fused optimizers walk both by address
+    and would pair the wrong elements without a word, since a file holds tensors in row-major order.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, entry = name.split(".", 1)
+        like = parameters[int(index)]
+        if value.shape == like.shape:
+            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
         state.setdefault(int(index), {})[entry] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
