@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import time
@@ -94,35 +96,42 @@ def test_learning_rate_reruns_the_denoiser_and_what_follows(project: Any) -> Non
     assert len(project.runs()) == len(runs)
 
 
-def test_killed_training_ends_with_the_same_bytes(project: Any, built: Path, wait_for: Any) -> None:
-    folder = project.folder
+def test_killed_training_ends_with_the_same_bytes(project: Any, tmp_path: Path, wait_for: Any) -> None:
+    folder, whole = project.folder, tmp_path / "uninterrupted"
+    project.set("dit.total_images=3072")
+    assert project.repro("-s", "dit") == ["dit"]
+    shutil.copytree(folder / "data/models/dit", whole)
+    log = training_log(folder)
+    assert len(log) == 48
     forget(folder, "dit")
     group = start_dit(project)
-    wait_for(lambda: progress(folder) >= 2, timeout_s=120)
+    wait_for(lambda: progress(folder) >= 3, timeout_s=120)
+    time.sleep(random.uniform(0, 0.5))
     os.killpg(group.pid, signal.SIGKILL)  # dvc and the stage, in the middle of anything
     group.wait()
-    assert not (folder / "data/models/dit").exists()
+    reached = progress(folder)
     group = start_dit(project)
-    wait_for(lambda: progress(folder) >= 5, timeout_s=120)
+    wait_for(lambda: progress(folder) >= reached + 3, timeout_s=120)
     group.kill()  # dvc alone: the stage has to notice
     group.wait()
     wait_for(lambda: not project.processes(), timeout_s=10)
+    assert project.timings()[-1]["state"] == "KILLED"
     assert not (folder / "data/models/dit").exists()
+    assert 3 <= progress(folder) < 48
     assert project.repro("-s", "dit") == ["dit"]
-    assert tree(folder / "data/models/dit") == tree(built / "data/models/dit")
-    assert training_log(folder) == training_log(built)
-    assert project.repro() == []
-    latest = [run for run in project.runs() if run.data.tags["dvc.stage"] == "dit"]
-    assert sorted((run.data.tags["facegen.attempt"], run.info.status) for run in latest) == [
-        ("1", "FINISHED"),
-        ("2", "FINISHED"),  # the two kills went on in one run
+    assert tree(folder / "data/models/dit") == tree(whole)  # weights, both averages, log.csv
+    assert training_log(folder) == log
+    runs = [run for run in project.runs() if run.data.tags["dvc.stage"] == "dit"]
+    attempts = [(run.data.tags["facegen.attempt"], run.data.metrics["images"], run.info.status) for run in runs]
+    assert sorted(attempts) == [
+        ("1", 512.0, "FINISHED"),  # of the cold run
+        ("1", 3072.0, "FINISHED"),
+        ("2", 3072.0, "FINISHED"),  # both kills went on in one run
     ]
 
 
 def forget(folder: Path, address: str) -> None:
     """Have DVC forget that a stage ever ran."""
-    import shutil
-
     from ruamel.yaml import YAML
 
     yaml, path = YAML(), folder / "dvc.lock"
@@ -145,10 +154,16 @@ def start_dit(project: Any) -> subprocess.Popen[bytes]:
 
 def progress(folder: Path) -> int:
     """The lines of the log of a training that has left a checkpoint."""
-    [scratch] = [path.parent for path in (folder / ".runs/dit").glob("*/lock")]
+    scratch = newest(folder)
     if not any(scratch.glob("*.safetensors")):
         return 0
     return len((scratch / "log.jsonl").read_text().splitlines())
+
+
+def newest(folder: Path) -> Path:
+    """The scratch folder of the setting that was run last."""
+    key = [json.loads(line) for line in (folder / ".runs/timings.jsonl").read_text().splitlines()][-1]["key"]
+    return folder / ".runs/dit" / key
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -157,7 +172,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def training_log(folder: Path) -> list[dict[str, Any]]:
-    [log] = (folder / ".runs/dit").glob("*/log.jsonl")
+    log = newest(folder) / "log.jsonl"
     return [{k: v for k, v in json.loads(line).items() if k != "timing"} for line in log.read_text().splitlines()]
 
 
