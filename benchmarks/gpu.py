@@ -44,7 +44,9 @@ HELD_OUT = 1 / 20  # of a packed set, for the validation loss
 
 def build(side: int, channels: int, names: list[str], *, toy: bool, **travels: Any) -> LatentDiT:
     """Return a freshly drawn network."""
-    model = LatentDiT(sample_size=side, in_channels=channels, attribute_names=names, **(TOY if toy else FULL), **travels)
+    model = LatentDiT(
+        sample_size=side, in_channels=channels, attribute_names=names, **(TOY if toy else FULL), **travels
+    )
     model.initialize_weights(torch_generator(0, "dit weights"))
     return model
 
@@ -71,7 +73,7 @@ def random_set(num: int, channels: int, side: int, names: list[str], device: tor
 def seconds_per_call(step: Callable[[], object], *, warmup: int, repeats: int, device: torch.device) -> float:
     """Return the median seconds of a call, the device drained before each reading."""
     times = []
-    for i in range(warmup + repeats):
+    for _ in range(warmup + repeats):
         _drain(device)
         start = time.perf_counter()
         step()
@@ -93,7 +95,9 @@ def hardware(device: torch.device) -> dict[str, Any]:
     return {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads(), "peak_bf16_tflops": peak}
 
 
-def measure_training(device: torch.device, dtype: torch.dtype, *, batch: int, compiled: bool, toy: bool) -> dict[str, Any]:
+def measure_training(
+    device: torch.device, dtype: torch.dtype, *, batch: int, compiled: bool, toy: bool
+) -> dict[str, Any]:
     """Time whole training steps (data, forward, backward, clip, guard, AdamW, two EMAs) of the shared loop's parts."""
     names = [f"attribute_{i}" for i in range(12)]
     model = build(16, 4, names, toy=toy).to(device)

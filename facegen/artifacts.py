@@ -42,7 +42,7 @@ def digest(obj: Any) -> str:
 
 def sha256_file(path: str | Path) -> str:
     """Return the sha256 (hex) of a file's bytes."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -56,10 +56,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -128,8 +128,8 @@ def replace_folder(temporary: str | Path, final: str | Path) -> None:
     old = final.with_name(f".{final.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
-        os.replace(final, old)
-    os.replace(temporary, final)
+        final.replace(old)
+    temporary.replace(final)
     _sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -104,7 +104,9 @@ class Preprocess(Section):
     crop: Literal["full", "center", "landmarks"]
     crop_size_px: Annotated[int, Field(ge=16, le=4096)]
     max_rejects: Annotated[int, Field(ge=0, le=10**9)]
-    max_megapixels: Annotated[float, Field(gt=0, le=89)]  # Pillow warns of a bomb from 89.5 on, which counts as an error
+    max_megapixels: Annotated[
+        float, Field(gt=0, le=89)
+    ]  # Pillow warns of a bomb from 89.5 on, which counts as an error
     val_fraction: SplitShare
     test_fraction: SplitShare
     rows_per_shard: Count

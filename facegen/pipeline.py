@@ -219,5 +219,7 @@ class FacePipeline(DiffusionPipeline):
     def _decode(self, x: Tensor) -> np.ndarray:
         """Return uint8 images (B, H, W, 3) of normalised latents."""
         config = self.transformer.config
-        mean, std = (torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (config.latent_mean, config.latent_std))
+        mean, std = (
+            torch.tensor(v, device=x.device).view(1, -1, 1, 1) for v in (config.latent_mean, config.latent_std)
+        )
         return to_uint8(decode(self.vae, (x * std + mean).to(self.vae.dtype)).float())

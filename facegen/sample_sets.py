@@ -106,9 +106,7 @@ def combinations(train_attributes: np.ndarray) -> np.ndarray:
     return table
 
 
-def generate(
-    pipe: FacePipeline, table: Requests, *, batch_size: int, on_images: Callable[[int], object]
-) -> np.ndarray:
+def generate(pipe: FacePipeline, table: Requests, *, batch_size: int, on_images: Callable[[int], object]) -> np.ndarray:
     """Return the answers, uint8 (N, H, H, 3), in the order of the requests.
 
     Args:
@@ -152,7 +150,7 @@ def grids(
     blocks = of(COMBINATION).reshape(-1, num_columns, *images.shape[1:])
     combined = [state_label(row, names) for row in table.attributes[where == COMBINATION][::num_columns]]
     strips = np.stack([of(f"{STRENGTH}{name}") for name in names])
-    pictures = {
+    return {
         "attributes": image_grid(np.stack(flips), row_labels=labels, group_rows=2, scale=scale,
                                  title="Each attribute absent and present, the same noise above and below"),
         "combination": image_grid(blocks, row_labels=combined, scale=scale,
@@ -162,7 +160,6 @@ def grids(
         "prior": image_grid(fold_rows(of(PRIOR)[: num_columns**2], columns=num_columns), scale=scale,
                             title="Attributes drawn from the training set, not selected"),
     }  # fmt: skip
-    return pictures
 
 
 def state_label(states: np.ndarray, names: Sequence[str]) -> str:

@@ -105,7 +105,9 @@ def write_pictures(
             save_png(output / f"{seed:06d}.png", Image.fromarray(image), metadata=note)
 
 
-def attribute_grid(pipe: FacePipeline, output: Path, *, seed: int, num: int, steps: int | None, guidance: float | None) -> None:
+def attribute_grid(
+    pipe: FacePipeline, output: Path, *, seed: int, num: int, steps: int | None, guidance: float | None
+) -> None:
     """Write a grid of every attribute absent and present, the same `num` seeds in each row."""
     names, seeds = pipe.attribute_names, list(range(seed, seed + num))
     states = np.full((len(names), 2, num, len(names)), UNKNOWN, dtype=np.int8)

@@ -50,7 +50,7 @@ def test_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
     atomic_write_bytes(tmp_path / "f", b"old")
     code = (
         "import os, signal, sys\nfrom facegen import artifacts\n"
-        "artifacts.os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "artifacts.Path.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"artifacts.atomic_write_bytes({str(tmp_path / 'f')!r}, b'new')\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9

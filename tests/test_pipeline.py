@@ -103,7 +103,9 @@ def test_guidance_reaches_every_channel(pipe):
     plain = latents(pipe, "Male=1", seeds=[0], guidance_scale=1.0, num_inference_steps=1)
     strong = latents(pipe, "Male=1", seeds=[0], guidance_scale=5.0, guidance_interval=(0.0, 1.0), num_inference_steps=1)
     assert ((strong - plain).abs().amax(dim=(0, 2, 3)) > 1e-4).all()
-    outside = latents(pipe, "Male=1", seeds=[0], guidance_scale=5.0, guidance_interval=(0.0, 0.5), num_inference_steps=1)
+    outside = latents(
+        pipe, "Male=1", seeds=[0], guidance_scale=5.0, guidance_interval=(0.0, 0.5), num_inference_steps=1
+    )
     assert torch.equal(outside, plain)
 
 

@@ -17,7 +17,14 @@ def train_states(num=400):
 @pytest.fixture
 def table():
     return requests(
-        train_states(), NAMES, seed=0, num_images=300, num_pairs=5, strengths=[0.0, 2.0], guidance_scale=1.5, num_columns=4
+        train_states(),
+        NAMES,
+        seed=0,
+        num_images=300,
+        num_pairs=5,
+        strengths=[0.0, 2.0],
+        guidance_scale=1.5,
+        num_columns=4,
     )
 
 

@@ -30,7 +30,12 @@ def model(tmp_path_factory):
     for i, parameter in enumerate([*dit.parameters(), *vae.parameters()]):
         torch.nn.init.normal_(parameter, std=0.1, generator=torch_generator(0, "weights", i))
     pipe = FacePipeline(
-        dit, vae, make_scheduler("euler", shift=1.0), num_inference_steps=3, guidance_scale=2.0, guidance_interval=[0, 1]
+        dit,
+        vae,
+        make_scheduler("euler", shift=1.0),
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        guidance_interval=[0, 1],
     )
     pipe.save_pretrained(folder)
     return str(folder)
@@ -55,7 +60,20 @@ def test_grid_with_metadata(model, tmp_path):
 
 
 def test_folder_and_data_set_hold_the_same_pictures(model, tmp_path):
-    common = ["--attr", "Male=1", "--seed", 10, "--num", 3, "--model", model, "--guidance", 3, "--strength", "Smiling=2"]
+    common = [
+        "--attr",
+        "Male=1",
+        "--seed",
+        10,
+        "--num",
+        3,
+        "--model",
+        model,
+        "--guidance",
+        3,
+        "--strength",
+        "Smiling=2",
+    ]
     facegen("sample", *common, "-o", tmp_path / "pictures")
     facegen("sample", *common, "-o", tmp_path / "set.parquet")
     samples = read_samples(tmp_path / "set.parquet")

@@ -6,6 +6,7 @@ Source: Karras et al., Elucidating the Design Space (Heun); Esser et al., equati
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -59,4 +60,4 @@ def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 def _steps(schedule: Tensor) -> list[tuple[float, float]]:
     times = schedule.tolist()
-    return list(zip(times[:-1], times[1:], strict=True))
+    return list(itertools.pairwise(times))

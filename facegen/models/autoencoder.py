@@ -1,7 +1,7 @@
 """Autoencoders between pixels and latents: diffusers' AutoencoderKL and AutoencoderTiny behind the same few functions.
 
-AutoencoderKL learns a posterior N(mean, exp(logvar)) for each latent value. AutoencoderTiny is deterministic; here it counts
-as a posterior of one fixed width, `TINY_STD`, which is the noise that its decoder is trained to bear.
+AutoencoderKL learns a posterior N(mean, exp(logvar)) for each latent value. AutoencoderTiny is deterministic; here it
+counts as a posterior of one fixed width, `TINY_STD`, which is the noise that its decoder is trained to bear.
 
 Shapes: B batch, H W image size, f factor, C latent channels, h = H / f, w = W / f.
 Source: Kingma and Welling, Auto-Encoding Variational Bayes; Rombach et al., Latent Diffusion, for the KL autoencoder.
@@ -35,8 +35,8 @@ def build_autoencoder(
     """Return a new autoencoder of factor 2^(levels - 1), without attention.
 
     Args:
-        architecture: `kl`, or `tiny` (no normalisation, and residual blocks at the coarsest level only: on a CPU's budget,
-            blocks at a finer one, of four times the cost, gave less quality a second).
+        architecture: `kl`, or `tiny` (no normalisation, and residual blocks at the coarsest level only: on a CPU's
+            budget, blocks at a finer one, of four times the cost, gave less quality a second).
         channels: width of each resolution level, fine to coarse; equal widths for `tiny`.
         layers_per_block: residual blocks of each level; of the coarsest for `tiny`.
         latent_channels: C.
@@ -131,7 +131,7 @@ def encode_moments(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def encode_with_mirror(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the moments, float32 (B, 2, C, h, w) each, of images (B, 3, H, W) and (axis 1) of their left-right mirrors."""
+    """Return the moments, float32 (B, 2, C, h, w) each, of images (B, 3, H, W) and (axis 1) of their mirrors."""
     both = torch.stack([images, images.flip(3)], dim=1).flatten(0, 1)  # (2B, 3, H, W)
     mean, logvar = encode_moments(vae, both.contiguous(memory_format=torch.channels_last))
     return mean.unflatten(0, (-1, 2)), logvar.unflatten(0, (-1, 2))
@@ -200,7 +200,7 @@ def _find(source: str | Path, subfolder: str) -> Path | None:
 
 def _unreachable(source: str | Path) -> str:
     return (
-        f"{source} is not a folder here, and the Hugging Face hub could not be reached for it (nor is it in the cache); "
+        f"{source} is not a folder here, and the Hugging Face hub could not be reached (nor does its cache have it); "
         "give a folder, or fetch it once with network access: hf download " + str(source)
     )
 

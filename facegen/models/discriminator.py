@@ -2,11 +2,13 @@
 
     images (B, 3, H, W) -> 3 strided convolutions -> scores (B, 1, H/8, W/8), each from a patch of 38 px
 
-Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, section 3.2.2; hinge losses of Lim and
-Ye, Geometric GAN.
+Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, section 3.2.2; hinge losses of
+Lim and Ye, Geometric GAN.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,8 +21,7 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         channels = (3, width, 2 * width, 4 * width)
         self.layers = nn.ModuleList(
-            nn.Conv2d(before, after, 4, stride=2, padding=1)
-            for before, after in zip(channels, channels[1:], strict=False)
+            nn.Conv2d(before, after, 4, stride=2, padding=1) for before, after in pairwise(channels)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(1, after) for after in channels[2:])  # not after the first layer
         self.head = nn.Conv2d(channels[-1], 1, 3, padding=1)

@@ -178,7 +178,7 @@ class LatentDiT(ModelMixin, ConfigMixin):
         attributes: Tensor,
         identity: Tensor | None = None,
         identity_known: Tensor | None = None,
-        return_dict: bool = True,
+        return_dict: bool = True,  # noqa: FBT001 (as in every diffusers model)
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity.
 

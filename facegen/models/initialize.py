@@ -1,4 +1,4 @@
-"""Drawing a network's first weights from a generator of ours, since the networks of diffusers draw theirs from global state."""
+"""Drawing a network's first weights from a generator of ours, since diffusers draws them from global state."""
 
 from __future__ import annotations
 

@@ -4,15 +4,16 @@
     -> 3 x [average pool 2 -> residual block]: (B, 2w, H/4, W/4), (B, 4w, H/8, W/8), (B, 4w, H/16, W/16)
     -> global average -> logits (B, A)
 
-Nothing is computed at full resolution, which would cost as much as all the rest. Each pixel lies under equally many taps
-(kernel 4, stride 2; then averages), so that gradients through the features show no checkerboard.
-Shapes: B batch, H W image size, w width, A attributes. Source of the perceptual distance: Zhang et al., The Unreasonable
-Effectiveness of Deep Features as a Perceptual Metric (LPIPS), equation 1, with equal weights.
+Nothing is computed at full resolution, which would cost as much as all the rest. Each pixel lies under equally many
+taps (kernel 4, stride 2; then averages), so that gradients through the features show no checkerboard.
+Shapes: B batch, H W image size, w width, A attributes. Source of the perceptual distance: Zhang et al., The
+Unreasonable Effectiveness of Deep Features as a Perceptual Metric (LPIPS), equation 1, with equal weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -54,9 +55,7 @@ class AttributeJudge(ModelMixin, ConfigMixin):
         super().__init__()
         self.stem = nn.Conv2d(3, width, 4, stride=2, padding=1)
         channels = [width, *(width * factor for factor in WIDTHS)]
-        self.blocks = nn.ModuleList(
-            ResidualBlock(before, after) for before, after in zip(channels, channels[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(before, after) for before, after in pairwise(channels))
         self.head = nn.Linear(channels[-1], len(attribute_names))
 
     def features(self, images: Tensor) -> list[Tensor]:

@@ -69,7 +69,7 @@ class Reconstruction(nn.Module):
         self.vae, self.frozen = vae, frozen
         self.others = (judge, discriminator)  # a tuple: not submodules, so not trained or synchronised here
 
-    def forward(self, images: Tensor, noise: Tensor, adversarial: bool) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, noise: Tensor, *, adversarial: bool) -> dict[str, Tensor]:
         """Return the reconstruction and the terms of the loss, each a scalar: l1, mse, kl, perceptual, adversarial."""
         judge, discriminator = self.others
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -162,7 +162,7 @@ class AutoencoderLearner:
         r = self.recipe
         if self.discriminator is not None:
             self.discriminator.requires_grad_(False)
-        out = module(batch.images, batch.noise, batch.adversarial)
+        out = module(batch.images, batch.noise, adversarial=batch.adversarial)
         fake = out.pop("reconstruction")
         self._fake = fake.detach()
         weights = {

@@ -52,7 +52,9 @@ class LatentSet:
             ValueError: if the shapes disagree, a state is not -1, 0 or 1, or a standard deviation is not positive.
         """
         if mean.ndim != 5 or mean.shape != logvar.shape or len(mean) != len(attributes) or mean.shape[1] != 2:
-            raise ValueError(f"latents of shape {mean.shape}, {logvar.shape} and attributes {attributes.shape} disagree")
+            raise ValueError(
+                f"latents of shape {mean.shape}, {logvar.shape} and attributes {attributes.shape} disagree"
+            )
         if not len(mean) or min(channel_std) <= 0:
             raise ValueError(f"{len(mean)} latents with channel std {list(channel_std)}: nothing to train on")
         states = torch.from_numpy(np.array(attributes, dtype=np.int8))

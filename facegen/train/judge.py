@@ -1,6 +1,6 @@
 """Training an attribute judge: balanced, smoothed cross-entropy over the attributes that are known.
 
-Shapes: B batch, A attributes, N images. The train split alone is learned from; the validation split sets the thresholds.
+Shapes: B batch, A attributes, N images. The train split alone is learned from; the validation split sets thresholds.
 """
 
 from __future__ import annotations

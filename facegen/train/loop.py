@@ -226,7 +226,12 @@ class _Run:
         self.bad = torch.maximum(self.bad, bad.float())
         phase.optimizer.found_inf = self.bad  # type: ignore[attr-defined]
         if self.accelerator.device.type == "cpu" and bool(bad):
-            figures = {"phase": phase.name, "loss": repr(float(loss.detach())), "grad_norm": repr(float(norm)), "lr": rate}
+            figures = {
+                "phase": phase.name,
+                "loss": repr(float(loss.detach())),
+                "grad_norm": repr(float(norm)),
+                "lr": rate,
+            }
             self._require_finite(**figures)
 
     def _require_finite(self, **figures: Any) -> None:
@@ -280,7 +285,7 @@ class _Run:
         return bool(interval) and self.images_seen // interval > (self.images_seen - self.batch_size) // interval
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        with open(self.scratch / LOG, "a", encoding="utf-8") as file:
+        with (self.scratch / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, sort_keys=True) + "\n")
 
     def _save(self) -> None:
@@ -321,7 +326,6 @@ class _Run:
         device = self.accelerator.device
         self.sums = {k: v.to(device) for k, v in part("sum.").items()}
         self.counts = {k: v.to(device) for k, v in part("count.").items()}
-        print(f"going on from {self.images_seen} images ({self.scratch})", file=sys.stderr)
 
 
 def _images_of(line: str) -> float:

@@ -36,7 +36,9 @@ def test_measure(tmp_path):
 
 def test_training_in_two_calls_is_one_training(tmp_path):
     data, vae = packed(tmp_path / "packed.safetensors"), tmp_path / "vae"
-    build_autoencoder(architecture="tiny", channels=[16, 16], layers_per_block=1, latent_channels=4).save_pretrained(vae)
+    build_autoencoder(architecture="tiny", channels=[16, 16], layers_per_block=1, latent_channels=4).save_pretrained(
+        vae
+    )
     common = ["train", str(data), "--toy", "--images", "1024", "--batch", "8", "--autoencoder", str(vae)]
     logs = []
     for name, minutes in (("split", [0.0, 10.0]), ("whole", [10.0])):

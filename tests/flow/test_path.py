@@ -48,7 +48,9 @@ def test_data_and_noise_are_recovered_and_v_is_the_derivative(path):
     h = 1e-6
     slope = (interpolate(x0, eps, t + h, path=path) - interpolate(x0, eps, t - h, path=path)) / (2 * h)
     torch.testing.assert_close(derivative(v, path=path), slope, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(interpolate(x0, eps, torch.ones(5, dtype=torch.float64), path=path), eps)  # t = 1 is noise
+    torch.testing.assert_close(
+        interpolate(x0, eps, torch.ones(5, dtype=torch.float64), path=path), eps
+    )  # t = 1 is noise
 
 
 def test_times_are_logit_normal_and_stratified():

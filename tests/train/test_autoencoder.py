@@ -1,4 +1,4 @@
-"""Training an autoencoder: it learns, the decoder can learn alone, the discriminator joins when told, a resume is exact."""
+"""Training an autoencoder: it learns, the decoder can learn alone, the discriminator joins late, a resume is exact."""
 
 import threading
 
@@ -46,7 +46,8 @@ def data(tmp_path_factory) -> FaceSet:
 
 def recipe(**changes) -> AutoencoderRecipe:
     values = {
-        "seed": 0, "mode": "train", "total_images": 64, "learning_rate": 3e-3, "warmup_images": 64, "decay_fraction": 0.5,
+        "seed": 0, "mode": "train", "total_images": 64, "learning_rate": 3e-3, "warmup_images": 64,
+        "decay_fraction": 0.5,
         "grad_clip": 1.0, "ema_sigma_rel": 0.05, "l1_weight": 1.0, "mse_weight": 5.0,
         "perceptual_weight": 0.0, "kl_weight": 1e-3,
         "adversarial_weight": 0.0, "adversarial_start": 0.5,
@@ -82,7 +83,8 @@ def fit(student: AutoencoderLearner, scratch, *, stop_at: int | None = None) -> 
 
     train(
         student, total_images=student.recipe.total_images, batch_size=8, scratch=scratch, identity={}, log_images=8,
-        checkpoint_images=16, checkpoint_minutes=60, accelerator=make_accelerator(CPU, torch.float32), on_log=on_log, stop=stop,
+        checkpoint_images=16, checkpoint_minutes=60, accelerator=make_accelerator(CPU, torch.float32), on_log=on_log,
+        stop=stop,
     )  # fmt: skip
     return records
 

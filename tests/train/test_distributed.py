@@ -32,7 +32,9 @@ Path(scratch, f"rank{{accelerator.process_index}}.{{total}}").write_text(hashlib
 def torchrun(script, scratch, total):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, str(scratch), str(total)], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, str(scratch), str(total)], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -24,9 +24,7 @@ def latent_set(num=256):
     mean[:, :, 0] += 2.0 * attributes[:, None, 1, None, None] - 1
     mean[:, :, 1, :, :2] += 2.0 * attributes[:, None, 0, None, None] - 1
     logvar = np.full_like(mean, -8.0)
-    return LatentSet.from_arrays(
-        mean, logvar, attributes, channel_mean=[0.0, 0.0], channel_std=[1.0, 1.0], device=CPU
-    )
+    return LatentSet.from_arrays(mean, logvar, attributes, channel_mean=[0.0, 0.0], channel_std=[1.0, 1.0], device=CPU)
 
 
 def recipe(**changes):

@@ -47,7 +47,8 @@ def test_it_learns_what_can_be_seen(tmp_path):
     draw_weights(judge, torch_generator(0, "weights"))
     recipe = JudgeRecipe(seed=0, name="a", total_images=1280, learning_rate=3e-3, weight_decay=0.01)
     train(
-        JudgeLearner(judge, learned, recipe), total_images=1280, batch_size=32, scratch=tmp_path / "scratch", identity={},
+        JudgeLearner(judge, learned, recipe), total_images=1280, batch_size=32, scratch=tmp_path / "scratch",
+        identity={},
         log_images=320, checkpoint_images=640, checkpoint_minutes=60, accelerator=make_accelerator(CPU, torch.float32),
         on_log=lambda *_: None, stop=threading.Event(),
     )  # fmt: skip
