@@ -30,6 +30,7 @@ DISCRIMINATOR_WIDTH = 32
 
 
 def run(stage: Stage) -> None:
+    """Make the autoencoder by `autoencoder.mode`, and measure it on the test split."""
     p, device, dtype = stage.params.autoencoder, stage.device, stage.dtype
     vae = first_autoencoder(stage)
     if p.mode != "pretrained":

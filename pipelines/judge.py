@@ -1,4 +1,4 @@
-"""Train an attribute judge on the faces: data/faces -> data/models/judge-ITEM (item `a`: also the perceptual features)."""
+"""Train an attribute judge on the faces: data/faces -> data/models/judge-ITEM (a: perceptual features too)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ LOG_INTERVALS = 20  # lines in the log of one training
 
 
 def run(stage: Stage) -> None:
+    """Train on the train split, set thresholds on val, measure on test."""
     p, device, dtype = getattr(stage.params.judge, str(stage.item)), stage.device, stage.dtype
     accelerator, threads = make_accelerator(device, dtype), stage.params.machine.threads
     learned, held_out, unseen = (

@@ -1,4 +1,4 @@
-"""Encode the faces and their mirrors: data/faces, data/models/autoencoder -> data/latents. Goes on shard by shard after a kill."""
+"""Encode the faces and their mirrors: data/faces, models/autoencoder -> data/latents; resumable by shard."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipelines.stage import Stage, main
 
 
 def run(stage: Stage) -> None:
+    """Encode both splits into the scratch folder, then put the shards and the statistics in place."""
     p, device = stage.params.latents, stage.device
     vae = load_autoencoder(stage.root / "data/models/autoencoder").to(device, memory_format=torch.channels_last)
     shards: dict[str, list[Path]] = {}

@@ -1,10 +1,10 @@
 """Latents as Parquet: the posterior moments of every image and of its mirror, which is all that the denoiser trains on.
 
 `{train,val}-NNNNN.parquet`: `id` string, `mean` and `logvar` of the image and `mean_mirror` and `logvar_mirror` of its
-left-right mirror (fixed-size list<float16> of C*H*W each, row-major), `attributes` fixed-size list<int8>, `identity` int32
-(-1 unknown), and `embedding` fixed-size list<float32> where the faces have one. Columns are built from buffers. Beside the
-shards, `stats.json` holds the mean and the standard deviation of each channel over the training latents as they are
-sampled: std^2 = var(mean) + mean(exp(logvar)).
+left-right mirror (fixed-size list<float16> of C*H*W each, row-major), `attributes` fixed-size list<int8>, `identity`
+int32 (-1 unknown), and `embedding` fixed-size list<float32> where the faces have one. Columns are built from buffers.
+Beside the shards, `stats.json` holds the mean and the standard deviation of each channel over the training latents as
+they are sampled: std^2 = var(mean) + mean(exp(logvar)).
 
 Equal rows give equal bytes (under one version of pyarrow). Shapes: N images, C channels, H W latent size, A attributes,
 E embedding size; axis 1 of the moments: image, mirror.

@@ -1,4 +1,4 @@
-"""Latents: round trips through three readers, closed-form statistics, damage, and a stage that goes on shard by shard."""
+"""Latents: round trips through three readers, closed-form statistics, damage, and a stage that resumes by shard."""
 
 import json
 import threading
@@ -119,7 +119,7 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(DamagedArtifactError, match=second.name):
         Latents.open(tmp_path, "train")
     second.rename(tmp_path / "train-00002.parquet")
-    with pytest.raises(DamagedArtifactError, match="train-00001.parquet is missing"):
+    with pytest.raises(DamagedArtifactError, match=r"train-00001\.parquet is missing"):
         Latents.open(tmp_path, "train")
     (tmp_path / "train-00002.parquet").unlink()
     other = moments() | {"attribute_names": ("Male", "Young")}
