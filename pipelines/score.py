@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from facegen.artifacts import read_json, write_json
 from facegen.data.images import to_uint8, to_unit
@@ -46,12 +47,10 @@ def run(stage: Stage) -> None:
 
     num_test = min(p.num_reference, len(test))
     reconstructed = measure_reconstruction(batches(test, "test", num_test), reconstruct, extractor, num_shown=NUM_SHOWN)
-    figures = score_figures(
-        reconstructed,
-        train=extract(extractor, batches(train, "train", n)),
-        samples=extract(extractor, [samples.images()[:n]]),
-        extractor=extractor,
-    )
+    reference = extract(extractor, batches(train, "train", n))
+    made = extract(extractor, [samples.images()[:n]])
+    with threadpool_limits(1, user_api="blas"):  # small matrices: threads cost time on a busy machine, and last digits
+        figures = score_figures(reconstructed, train=reference, samples=made, extractor=extractor)
     with stage.output("eval/plots") as folder:
         write_plots(folder, figures, models=root / "data/models", shown=reconstructed.shown)
         write_json(
