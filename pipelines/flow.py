@@ -11,184 +11,14 @@ UI; without, a server of its own lives as long as the run. Output of the stages 
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.prefect_server import prefect_api, prepare_environment, start_group, stop_group
-
-prepare_environment(Path.cwd())  # read by the next import
-
-from prefect import flow, task  # noqa: E402
-from prefect.artifacts import create_table_artifact  # noqa: E402
-from prefect.cache_policies import NO_CACHE  # noqa: E402
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner  # noqa: E402
-
-LOGS = Path(".runs") / "flow"
-_MISTAKE = 1  # a stage's exit code that no repetition mends; see pipelines/stage.py
-_POLL_S = 0.2
-_GRACE_S = 70.0  # a stage may take so long to save its state
-_TAIL_LINES = 15
-_running: set[subprocess.Popen[bytes]] = set()
-_stopping = threading.Event()
-
-
-class StageFailedError(RuntimeError):
-    """A stage failed; `code` is its own exit code where DVC said it."""
-
-    def __init__(self, message: str, code: int | None) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def stage_graph(root: Path, targets: list[str] | None = None) -> dict[str, set[str]]:
-    """Return the stages that each stage waits for, in an order that can be run, from DVC's graph.
-
-    Args:
-        targets: stages to run with all that they need; all stages if None.
-    """
-    from dvc.repo import Repo
-    from dvc.stage import PipelineStage
-    from networkx import descendants, topological_sort
-
-    with Repo(str(root)) as repo:
-        graph = repo.index.graph
-        wanted = set(graph)
-        if targets:
-            chosen = {stage for target in targets for stage in repo.stage.collect(target)}
-            wanted = chosen.union(*(descendants(graph, stage) for stage in chosen))
-        order = [s for s in reversed(list(topological_sort(graph))) if s in wanted and isinstance(s, PipelineStage)]
-        known = {stage.addressing for stage in order}
-        return {s.addressing: {d.addressing for d in graph.successors(s)} & known for s in order}
-
-
-def state_of(output: str) -> str:
-    """Return what DVC did, from what it printed: ran, restored (from its cache) or skipped."""
-    if "is cached - skipping run" in output:
-        return "restored"
-    return "ran" if "Running stage" in output else "skipped"
-
-
-def repro_stage(address: str, *, timeout_s: float) -> str:
-    """Run one stage through DVC and return ran, restored or skipped.
-
-    Raises:
-        StageFailedError: with the end of the stage's output.
-        TimeoutError: after `timeout_s` seconds; the stage has been told to save its state and stop.
-    """
-    log = LOGS / f"{address}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", address]
-    with log.open("wb") as file:
-        process = start_group(command, env=os.environ, output=file)
-        _running.add(process)
-        try:
-            _wait(process, address, timeout_s)
-        finally:
-            stop_group(process, grace_s=_GRACE_S)
-            _running.discard(process)
-    output = log.read_text("utf-8", errors="replace")
-    if process.returncode:
-        code = re.findall(r"exited with (-?\d+)", output)
-        tail = "\n".join(re.split(r"[\r\n]+", output.strip())[-_TAIL_LINES:])
-        raise StageFailedError(f"stage {address} failed ({log}):\n{tail}", int(code[-1]) if code else None)
-    return state_of(output)
-
-
-def _wait(process: subprocess.Popen[bytes], address: str, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while process.poll() is None and not _stopping.is_set():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"stage {address} took longer than {timeout_s:.0f} s and was stopped")
-        time.sleep(_POLL_S)
-
-
-def stop_all() -> None:
-    """Tell every running stage to save its state and stop."""
-    _stopping.set()
-    for process in list(_running):
-        stop_group(process, grace_s=_GRACE_S)
-
-
-def may_succeed_again(_task: Any, _run: Any, state: Any) -> bool:
-    """Whether a failed stage is worth repeating: not after a mistake in its input, nor when the flow is stopping."""
-    try:
-        state.result()
-    except StageFailedError as error:
-        return error.code != _MISTAKE and not _stopping.is_set()
-    except BaseException:
-        return not _stopping.is_set()
-    return False
-
-
-@task(cache_policy=NO_CACHE, persist_result=False, log_prints=False)
-def stage_task(address: str, timeout_s: float) -> str:
-    """One stage."""
-    started = time.monotonic()
-    state = repro_stage(address, timeout_s=timeout_s)
-    sys.stderr.write(f"{state:>9}  {address}  {time.monotonic() - started:.1f} s\n")
-    return state
-
-
-@flow(name="facegen", persist_result=False, retries=0)
-def facegen_flow(
-    targets: list[str] | None = None, retries: int = 1, retry_delay_s: float = 10.0, timeout_h: float = 72.0
-) -> dict[str, str]:
-    """Run the pipeline; return ran, restored or skipped by stage.
-
-    Args:
-        targets: stages to run with all that they need; all if None.
-        retries: how often a stage that died is started again; it goes on from its last checkpoint.
-        retry_delay_s: seconds before that.
-        timeout_h: hours that one stage may take.
-    """
-    _stopping.clear()
-    futures: dict[str, Any] = {}
-    try:
-        for address, needs in stage_graph(Path.cwd(), targets).items():
-            configured = stage_task.with_options(
-                task_run_name=address,
-                retries=retries,
-                retry_delay_seconds=retry_delay_s,
-                retry_condition_fn=may_succeed_again,
-            )
-            before = [futures[other] for other in sorted(needs)]
-            futures[address] = configured.submit(address, 3600 * timeout_h, wait_for=before, return_state=False)
-        for future in futures.values():
-            future.wait()
-    except BaseException:  # Ctrl-C, SIGTERM, cancelled in the UI
-        stop_all()
-        raise
-    states = {address: future.result() for address, future in futures.items()}
-    create_table_artifact([{"stage": a, "state": s} for a, s in states.items()], key="stages")
-    return states
-
-
-def task_runner(kind: str, *, workers: int, address: str | None) -> TaskRunner[Any]:
-    """Return where stages run: threads here, or the workers of a Dask or Ray cluster that share this folder.
-
-    Raises:
-        ValueError: if the runner's package is not installed.
-    """
-    try:
-        if kind == "dask":
-            from prefect_dask import DaskTaskRunner
-
-            return DaskTaskRunner(address=address) if address else DaskTaskRunner({"n_workers": workers})
-        if kind == "ray":
-            from prefect_ray import RayTaskRunner
-
-            return RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs={"num_cpus": workers})
-    except ImportError as error:
-        raise ValueError(f"the {kind} runner needs another package: pip install 'facegen[{kind}]'") from error
-    return ThreadPoolTaskRunner(max_workers=workers)
+from pipelines.prefect_server import prefect_api, prepare_environment
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -210,20 +40,32 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run or serve the flow; return the exit code."""
     options = parse_arguments(arguments)
-    values = {"targets": options.target, "retries": options.retries}
-    values |= {"retry_delay_s": options.retry_delay, "timeout_h": options.timeout}
+    prepare_environment(Path.cwd())
     try:
-        runner = task_runner(options.runner, workers=options.workers, address=options.address)
-        configured = facegen_flow.with_options(task_runner=runner)
         with prefect_api():
-            if options.command == "serve":
-                serve(configured, options.cron, values)
-                return 0
-            started = time.monotonic()
-            states = configured(**values)
+            return run_flow(options)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except (StageFailedError, TimeoutError, ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
+        sys.stderr.write(f"flow: {error}\n")
+        return 1
+
+
+def run_flow(options: argparse.Namespace) -> int:
+    """Run or serve the flow with the API that PREFECT_API_URL names; return the exit code."""
+    from pipelines.prefect_flow import StageFailedError, facegen_flow, task_runner
+
+    values = {"targets": options.target, "retries": options.retries}
+    values |= {"retry_delay_s": options.retry_delay, "timeout_h": options.timeout}
+    runner = task_runner(options.runner, workers=options.workers, address=options.address)
+    configured = facegen_flow.with_options(task_runner=runner)
+    if options.command == "serve":
+        serve(configured, options.cron, values)
+        return 0
+    started = time.monotonic()
+    try:
+        states = configured(**values)
+    except (StageFailedError, TimeoutError) as error:
         sys.stderr.write(f"flow: {error}\n")
         return 1
     counts = {state: sum(s == state for s in states.values()) for state in ("ran", "restored", "skipped")}

@@ -23,12 +23,13 @@ from typing import IO
 _PR_SET_PDEATHSIG = 1
 _START_S = 90.0
 _STOP_S = 5.0
+_POLL_S = 0.1
 ENVIRONMENT = {  # what the user has set stays
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "WARNING",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # or Prefect starts a server of its own beside ours
 }
 
 
@@ -42,6 +43,8 @@ def prepare_environment(root: Path) -> None:
 @contextmanager
 def prefect_api() -> Iterator[str]:
     """Yield the URL of a Prefect API: PREFECT_API_URL's, else that of a server which ends with the block.
+
+    Prefect reads the variable when it is imported: that belongs into the block.
 
     Raises:
         RuntimeError: if the server does not come up.
@@ -89,17 +92,26 @@ def start_group(command: list[str], *, env: Mapping[str, str], output: int | IO[
 
 
 def stop_group(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
-    """End a process group: SIGTERM, and after `grace_s` seconds SIGKILL."""
-    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, None)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
+    """End a process group, all of it: SIGTERM, and after `grace_s` seconds SIGKILL."""
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, _STOP_S)):
+        deadline = time.monotonic() + wait_s
+        alive = _signal_group(process, number)
+        while alive and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            alive = _signal_group(process, 0)
+        if not alive:
             break
-        try:
-            process.wait(wait_s)
-        except subprocess.TimeoutExpired:
-            continue
     process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Send a signal (0: none) to the group; returns whether any of it is left. The leader may be dead already."""
+    process.poll()
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _WATCH_S = 1.0
+_SHELLS = ("sh", "dash", "bash", "zsh", "ksh", "ash", "busybox", "fish")
 
 
 class Interrupted(BaseException):
@@ -25,13 +27,34 @@ def is_main_process() -> bool:
 
 
 def end_with_parent() -> None:
-    """Have the kernel send SIGTERM when DVC dies, so that no stage outlives it (Linux; by hand nothing is done)."""
+    """Get SIGTERM when DVC dies, so that no stage outlives it (Linux; by hand nothing is done).
+
+    The kernel sends it when our parent dies. Where that is a shell, which DVC started and which outlives it, a thread
+    looks whether the shell has been orphaned.
+    """
     if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
         return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent or parent == 1:  # it died before we asked
         sys.exit(143)
+    if _status(parent).get("Name") in _SHELLS:
+        threading.Thread(target=_watch_shell, args=(parent, _status(parent).get("PPid", "")), daemon=True).start()
+
+
+def _watch_shell(shell: int, starter: str) -> None:
+    while _status(shell).get("PPid") == starter:
+        time.sleep(_WATCH_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _status(pid: int) -> dict[str, str]:
+    """Return what the kernel says of a process; nothing if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def tame_forked_workers() -> None:

@@ -169,7 +169,7 @@ def test_outputs_are_ignored_by_git_and_results_are_not(root: Path, document: di
 
 
 def test_our_reading_of_the_dag_is_that_of_dvc(root: Path) -> None:
-    from pipelines.flow import stage_graph
+    from pipelines.prefect_flow import stage_graph
 
     stages = dag.load_dag(root)
     assert stage_graph(root) == {address: dag.upstream(stages, address) for address in stages}

@@ -25,7 +25,7 @@ def test_prefect_works_with_the_installed_fastapi() -> None:
     ],
 )
 def test_states_as_dvc_prints_them(output: str, state: str) -> None:
-    from pipelines.flow import state_of
+    from pipelines.prefect_flow import state_of
 
     assert state_of(output) == state
 
@@ -33,7 +33,7 @@ def test_states_as_dvc_prints_them(output: str, state: str) -> None:
 def test_a_mistake_is_not_repeated_but_a_death_is() -> None:
     from prefect.states import Failed
 
-    from pipelines.flow import StageFailedError, may_succeed_again
+    from pipelines.prefect_flow import StageFailedError, may_succeed_again
 
     def again(error: Exception) -> bool:
         return may_succeed_again(None, None, Failed(data=error, message="x"))
@@ -45,7 +45,7 @@ def test_a_mistake_is_not_repeated_but_a_death_is() -> None:
 
 
 def test_a_runner_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.flow import task_runner
+    from pipelines.prefect_flow import task_runner
 
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     with pytest.raises(ValueError, match=r"facegen\[dask\]"):

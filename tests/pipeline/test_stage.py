@@ -112,8 +112,13 @@ def test_a_stage_that_watches_stop_saves_and_is_not_taken_for_done(toy: Any, wai
     assert not (toy.folder / "data/toy").exists()
 
 
-def test_a_stage_ends_with_the_process_that_started_it(toy: Any, wait_for: Any, alive: Any) -> None:
-    launch = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'pipelines.toy'])"
+@pytest.mark.parametrize(
+    "command",
+    ["[sys.executable, '-m', 'pipelines.toy']", "['sh', '-c', f'{sys.executable} -m pipelines.toy; true']"],
+    ids=["direct", "through a shell"],
+)
+def test_a_stage_ends_with_the_process_that_started_it(toy: Any, wait_for: Any, alive: Any, command: str) -> None:
+    launch = f"import subprocess, sys; subprocess.run({command})"
     environment = toy.environment("workers") | {"DVC_STAGE": "toy"}
     parent = subprocess.Popen([sys.executable, "-c", launch], cwd=toy.folder, env=environment)
     wait_for(lambda: toy.scratch_file("started"))
