@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from facegen.errors import DamagedArtifactError
 
-Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
+Autoencoder: TypeAlias = Any  # AutoencoderKL or AutoencoderTiny; diffusers does not type what they inherit
 
 CLASSES = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 TINY_STD = 0.1  # posterior width of the deterministic autoencoder, in units of its own latents
@@ -104,8 +104,8 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
 
 def factor(vae: Autoencoder) -> int:
     """Return f, image pixels per latent pixel along a side."""
-    config = vae.config
-    levels = config.block_out_channels if isinstance(vae, AutoencoderKL) else config.encoder_block_out_channels
+    tiny = isinstance(vae, AutoencoderTiny)
+    levels = vae.config.encoder_block_out_channels if tiny else vae.config.block_out_channels
     return 2 ** (len(levels) - 1)
 
 
@@ -123,7 +123,8 @@ def encode_moments(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor]:
     f = factor(vae)
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % f or images.shape[3] % f:
         raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, 3, H, W), H and W multiples of {f}")
-    if isinstance(vae, AutoencoderTiny):
+    tiny = isinstance(vae, AutoencoderTiny)
+    if tiny:
         mean = vae.encode(images).latents.float()
         return mean, torch.full_like(mean, 2 * math.log(TINY_STD))
     posterior = vae.encode(images).latent_dist

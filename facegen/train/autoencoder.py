@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from facegen.models.autoencoder import Autoencoder, decode, encode_moments, factor, kl_divergence
@@ -129,7 +128,8 @@ class AutoencoderLearner:
             self.phases.append(
                 self._phase("discriminator", discriminator, DISCRIMINATOR_BETAS, self.discriminator_loss)
             )
-        self.ema = PowerEMA(vae, sigma_rels=[recipe.ema_sigma_rel])
+        self.averages = PowerEMA(vae, sigma_rels=[recipe.ema_sigma_rel])
+        self.ema: PowerEMA | None = self.averages
         self.flops_per_image = 0.0
         self.order = FaceOrder(size=len(data), seed=recipe.seed, purpose="autoencoder")
         side = data.faces.resolution // factor(vae)
@@ -189,15 +189,16 @@ class AutoencoderLearner:
     def released(self) -> Autoencoder:
         """Return a copy of the autoencoder with its averaged weights, in evaluation mode."""
         vae = copy.deepcopy(self.vae)
-        vae.load_state_dict({**vae.state_dict(), **self.ema.state_dict(self.recipe.ema_sigma_rel)})
+        vae.load_state_dict({**vae.state_dict(), **self.averages.state_dict(self.recipe.ema_sigma_rel)})
         return vae.eval().requires_grad_(False)
 
 
 def encoder_parameters(vae: Autoencoder) -> Iterator[nn.Parameter]:
     """Yield the parameters that latents depend on."""
     yield from vae.encoder.parameters()
-    if isinstance(vae, AutoencoderKL) and vae.quant_conv is not None:
-        yield from vae.quant_conv.parameters()
+    quant_conv = getattr(vae, "quant_conv", None)  # AutoencoderKL's last layer before the posterior
+    if quant_conv is not None:
+        yield from quant_conv.parameters()
 
 
 @torch.no_grad()
