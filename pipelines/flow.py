@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     options = parse_arguments(arguments)
     prepare_environment(Path.cwd())
     try:
-        with prefect_api():
+        with prefect_api(schedules=options.command == "serve"):
             return run_flow(options)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

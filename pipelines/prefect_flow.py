@@ -97,6 +97,11 @@ def _wait(process: subprocess.Popen[bytes], address: str, timeout_s: float) -> N
         time.sleep(_POLL_S)
 
 
+def begin() -> None:
+    """Forget an earlier flow's stop. (A deployment pickles the flow's function, which must not name a lock.)"""
+    _stopping.clear()
+
+
 def stop_all() -> None:
     """Tell every running stage to save its state and stop."""
     _stopping.set()
@@ -136,7 +141,7 @@ def facegen_flow(
         retry_delay_s: seconds before that.
         timeout_h: hours that one stage may take.
     """
-    _stopping.clear()
+    begin()
     futures: dict[str, Any] = {}
     try:
         for address, needs in stage_graph(Path.cwd(), targets).items():

@@ -41,8 +41,11 @@ def prepare_environment(root: Path) -> None:
 
 
 @contextmanager
-def prefect_api() -> Iterator[str]:
+def prefect_api(*, schedules: bool) -> Iterator[str]:
     """Yield the URL of a Prefect API: PREFECT_API_URL's, else that of a server which ends with the block.
+
+    Args:
+        schedules: whether the server is to start what a schedule makes due, and to show its pages.
 
     Prefect reads the variable when it is imported: that belongs into the block.
 
@@ -54,7 +57,7 @@ def prefect_api() -> Iterator[str]:
         return
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
-    server = _start(port)
+    server = _start(port, schedules=schedules)
     try:
         _wait_until_healthy(server, url)
         os.environ["PREFECT_API_URL"] = url
@@ -64,13 +67,13 @@ def prefect_api() -> Iterator[str]:
         stop_group(server, grace_s=_STOP_S)
 
 
-def _start(port: int) -> subprocess.Popen[bytes]:
+def _start(port: int, *, schedules: bool) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
         *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"),
     ]
-    quiet = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    return start_group(command, env={**os.environ, **quiet}, output=subprocess.DEVNULL)
+    small = {} if schedules else {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    return start_group(command, env={**os.environ, **small, "PREFECT__SERVER_FINAL": "1"}, output=subprocess.DEVNULL)
 
 
 def start_group(command: list[str], *, env: Mapping[str, str], output: int | IO[bytes]) -> subprocess.Popen[bytes]:

@@ -16,6 +16,12 @@ def test_prefect_works_with_the_installed_fastapi() -> None:
     import prefect.server.api.server  # noqa: F401  (newer FastAPI breaks it at import)
 
 
+def test_schedules_work_with_the_installed_sqlalchemy() -> None:
+    import sqlalchemy
+
+    assert sqlalchemy.__version__ < "2.1"  # with 2.1 Prefect 3.8 cannot insert scheduled runs
+
+
 @pytest.mark.parametrize(
     ("output", "state"),
     [
@@ -44,6 +50,15 @@ def test_a_mistake_is_not_repeated_but_a_death_is() -> None:
     assert again(TimeoutError("too long"))
 
 
+def test_a_deployment_can_pickle_the_flow() -> None:
+    import cloudpickle
+
+    from pipelines.prefect_flow import facegen_flow, task_runner
+
+    runner = task_runner("threads", workers=2, address=None)
+    assert cloudpickle.dumps(facegen_flow.with_options(task_runner=runner))
+
+
 def test_a_runner_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.prefect_flow import task_runner
 
@@ -70,11 +85,12 @@ def test_a_server_ends_with_its_block_and_with_its_parent(tmp_path: Any, root: A
 
 
 @pytest.mark.slow
-def test_the_flow_runs_what_dvc_runs(new_project: Any, built: Any) -> None:
+def test_the_flow_runs_what_dvc_runs(new_project: Any, request: pytest.FixtureRequest) -> None:
     """A second cold run, through Prefect: every stage runs, dvc.lock is that of the first, all is skipped after it."""
     flow = [*FLOW, "--retries", "0"]
     stages = dag.load_dag(new_project.folder)
     assert new_project.executed(lambda: new_project.call(flow)) == sorted(stages)
+    built = request.getfixturevalue("built")  # not before: another test process makes it meanwhile
     locks = [dag.read_lock(folder) for folder in (new_project.folder, built)]
     assert locks[0] == locks[1]
     assert (new_project.folder / "eval/run.json").read_bytes() == (built / "eval/run.json").read_bytes()
