@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,9 @@ class Toy:
         (folder / "mlflow.py").write_text("raise ImportError('MLflow is broken here')\n")
         (folder / "data/upstream").mkdir(parents=True)
         (folder / "data/upstream/a.txt").write_text("a")
-        shutil.copyfile(root / "params.yaml", folder / "params.yaml")
+        # the default values, but for those that a test speaks of
+        params = re.sub(r"(\ndit:.*?\n  depth: )\d+", r"\g<1>8", (root / "params.yaml").read_text(), flags=re.DOTALL)
+        (folder / "params.yaml").write_text(re.sub(r"\n  threads: \d+", "\n  threads: 2", params))
 
     def start(self, what: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
