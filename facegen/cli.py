@@ -298,6 +298,7 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, markup
 
 def main() -> None:
     """Run the command line."""
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")  # it warns of the key that its own AutoencoderTiny writes
     app(prog_name="facegen")
 
 

@@ -46,7 +46,12 @@ if TYPE_CHECKING:
 RUNS = ".runs"
 KEPT = ("log.jsonl", "lock")  # what stays of a scratch folder when its stage is done
 GRACE_S = 60.0  # a stage that saves on a signal has so long for it
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+}
 
 
 class Stage:
