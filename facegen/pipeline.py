@@ -25,6 +25,7 @@ from diffusers import (
     SchedulerMixin,
 )
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from PIL import Image
 from torch import Tensor
 
 from facegen.attributes import attribute_vector, parse_attributes, require_known
@@ -149,8 +150,8 @@ class FacePipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Any = None,
-    ) -> ImagePipelineOutput | tuple[Any]:
-        """Generate one image per seed.
+    ) -> Any:
+        """Generate one image per seed; returns diffusers' ImagePipelineOutput, or a tuple if `return_dict` is False.
 
         Args:
             attributes: one request for all images, or states (B, A); attributes that are not named are left open.
@@ -192,9 +193,9 @@ class FacePipeline(DiffusionPipeline):
             x = self.scheduler.step(v, timestep, x, return_dict=False)[0]
             if callback_on_step_end is not None:
                 x = callback_on_step_end(self, step, timestep, {"latents": x}).get("latents", x)
-        images = x if output_type == "latent" else self._decode(x)
+        images: Any = x if output_type == "latent" else self._decode(x)
         if output_type == "pil":
-            images = self.numpy_to_pil(images.astype(np.float32) / 255)
+            images = [Image.fromarray(image) for image in images]
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _setting(self, name: str, value: Any) -> Any:

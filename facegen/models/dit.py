@@ -54,6 +54,8 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 class AttributeEmbedder(nn.Module):
     """A learned vector for each state (unknown, absent, present) of each attribute, summed."""
 
+    offsets: Tensor
+
     def __init__(self, num_attributes: int, hidden_size: int) -> None:
         super().__init__()
         self.table = nn.Embedding(3 * num_attributes, hidden_size)
@@ -147,11 +149,11 @@ class LatentDiT(ModelMixin, ConfigMixin):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02, generator=generator)
-        for index in (0, 2):
-            nn.init.normal_(self.t_embedder[index].weight, std=0.02, generator=generator)
-        for module in (self.adaLN_modulation[1], self.final_linear):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+        for layer in self.t_embedder:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02, generator=generator)
+        for parameter in (*self.adaLN_modulation.parameters(), *self.final_linear.parameters()):
+            nn.init.zeros_(parameter)
 
     def condition(
         self, timestep: Tensor, attributes: Tensor, identity: Tensor | None, identity_known: Tensor | None

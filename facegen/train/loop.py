@@ -51,8 +51,11 @@ class Learner(Protocol):
 
     models: dict[str, nn.Module]
     phases: list[Phase]
-    ema: PowerEMA | None
     flops_per_image: float
+
+    @property
+    def ema(self) -> PowerEMA | None:
+        """The averages that are updated after each step, if there are any."""
 
     def batch(self, images_seen: int, batch_size: int) -> Any:
         """Return the batch that starts at this position; the same for the same arguments, always."""
