@@ -82,7 +82,9 @@ def loss_chart(images: np.ndarray, series: Mapping[str, np.ndarray], *, ylabel: 
             images[shown] / 1000, values[shown], color=colour, label=label, linewidth=1.6, marker=marker, markersize=5
         )
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(5, prune="lower"))
+    low, high = axes.get_ylim()
+    wide = mpl.ticker.LogLocator(subs=(1, 3))
+    axes.yaxis.set_major_locator(wide if high > 10 * low else mpl.ticker.MaxNLocator(5, prune="lower"))
     axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())
     axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlim(left=0)

@@ -148,7 +148,7 @@ def charts(plots: Path) -> dict[str, Markup]:
         drawn["dit_loss_by_time"] = time_chart({name: values for name, values in table.items() if name != "t"})
     table = read_csv(plots / "frechet.csv")
     drawn["frechet"] = interval_chart(
-        list(table["set"]), table["value"], table["low"], table["high"], xlabel="Fréchet distance to training images"
+        list(table["set"]), table["value"], table["low"], table["high"], xlabel="Fréchet distance to test images"
     )
     return {name: Markup(figure_svg(figure, name=name)) for name, figure in drawn.items()}
 

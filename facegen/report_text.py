@@ -5,15 +5,15 @@ HEADLINES = ("dit.frechet", "floor.frechet", "reconstruction.psnr_db", "reconstr
 READINGS: dict[str, tuple[str, str]] = {
     "dit.frechet": (
         "Fréchet distance, samples",
-        "How far samples are from real pictures as a set; lower is better, and the floor is the best that can be.",
+        "How far samples are, as a set, from pictures of people that training never saw; lower is better.",
     ),
     "floor.frechet": (
         "Fréchet distance, floor",
-        "Real test images against real training images, the same N: what a perfect generator would get.",
+        "Training images against the same test images, the same N: what a generator would get that draws like its data.",
     ),
     "reconstruction.frechet": (
         "Fréchet distance, reconstructions",
-        "Test images through the autoencoder: no latent model of this run can be expected below it.",
+        "Training images through the autoencoder against the test images: what a perfect latent model would get.",
     ),
     "reconstruction.psnr_db": (
         "Reconstruction PSNR, dB",

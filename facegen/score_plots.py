@@ -14,7 +14,7 @@ from facegen.charts import drawn_curves, figure_png, interval_chart, loss_chart,
 from facegen.grids import image_grid, save_png
 from facegen.scoring import TIME_BIN, error_by_time
 
-SETS = {"real test images": "floor", "reconstructions": "reconstruction", "DiT samples": "dit"}
+SETS = {"training images": "floor", "their reconstructions": "reconstruction", "DiT samples": "dit"}
 TILE_PX = 128  # side of an image in a grid, at least
 
 
@@ -63,5 +63,5 @@ def write_distances(path: Path, figures: Mapping[str, Any]) -> None:
     rows = [(label, *(figures[key]["frechet"][end] for end in ("value", "low", "high"))) for label, key in SETS.items()]
     write_csv(path.with_suffix(".csv"), ["set", "value", "low", "high"], rows)
     values, lows, highs = np.array([row[1:] for row in rows], dtype=np.float64).T
-    chart = interval_chart(list(SETS), values, lows, highs, xlabel="Fréchet distance to training images")
+    chart = interval_chart(list(SETS), values, lows, highs, xlabel="Fréchet distance to test images")
     atomic_write_bytes(path.with_suffix(".png"), figure_png(chart))

@@ -25,13 +25,20 @@ TIME_BIN = "mse_t"  # columns of the training log: the error per tenth of t
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Test images and their reconstructions, as far as the figures and one picture need them."""
+    """Images and their reconstructions, as far as the figures and one picture need them."""
 
     psnr_db: np.ndarray  # (N,)
     ssim: np.ndarray  # (N,)
     features: np.ndarray  # (N, D) of the images
-    reconstruction_features: np.ndarray  # (N, D)
     shown: np.ndarray  # uint8 (2, K, H, W, 3): first images above, their reconstructions below
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """Features of real images, and who is on them."""
+
+    features: np.ndarray  # (N, D)
+    people: np.ndarray  # (N,) labels: pictures of one person have the same
 
 
 def common_count(wanted: int, available: Mapping[str, int]) -> int:
@@ -53,6 +60,12 @@ def chosen_rows(seed: int, purpose: str, *, size: int, num: int) -> np.ndarray:
     return numpy_generator(seed, f"score {purpose}").permutation(size)[:num]
 
 
+def person_labels(identity: np.ndarray) -> np.ndarray:
+    """Return one label a person, (N,); a picture of whom nothing is known (-1) counts as a person of its own."""
+    unknown = identity < 0
+    return np.where(unknown, identity.max(initial=0) + 1 + np.arange(len(identity)), identity)
+
+
 def measure_reconstruction(
     batches: Iterable[np.ndarray],
     reconstruct: Callable[[np.ndarray], np.ndarray],
@@ -68,49 +81,70 @@ def measure_reconstruction(
         extractor: the feature space of the distances.
         num_shown: how many of the first images are kept for a picture.
     """
-    ratios, similarities, before, after = [], [], [], []
+    ratios, similarities, features = [], [], []
     shown: list[np.ndarray] = []
     for images in batches:
         pictures = reconstruct(images)
         ratios.append(psnr_db(images, pictures))
         similarities.append(ssim(images, pictures))
-        before.append(extractor(images))
-        after.append(extractor(pictures))
+        features.append(extractor(images))
         if sum(part.shape[1] for part in shown) < num_shown:
             shown.append(np.stack([images, pictures]))
     return Reconstructed(
         np.concatenate(ratios),
         np.concatenate(similarities),
-        np.concatenate(before),
-        np.concatenate(after),
+        np.concatenate(features),
         np.concatenate(shown, axis=1)[:, :num_shown],
     )
 
 
+def features_before_and_after(
+    batches: Iterable[np.ndarray], reconstruct: Callable[[np.ndarray], np.ndarray], extractor: FeatureExtractor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features (N, D) of images and of their reconstructions; arguments as `measure_reconstruction`."""
+    pairs = [(extractor(images), extractor(reconstruct(images))) for images in batches]
+    before, after = zip(*pairs, strict=True)
+    return np.concatenate(before), np.concatenate(after)
+
+
 def score_figures(
-    reconstructed: Reconstructed, *, train: np.ndarray, samples: np.ndarray, extractor: FeatureExtractor
+    reconstructed: Reconstructed,
+    *,
+    test_people: np.ndarray,
+    train: RealSet,
+    train_reconstructions: np.ndarray,
+    samples: np.ndarray,
+    extractor: FeatureExtractor,
 ) -> dict[str, Any]:
-    """Return the figures of eval/metrics.json. Every distance is to the same N training images.
+    """Return the figures of eval/metrics.json. Every distance is to the same N test images.
+
+    The reference is held out, so that copies of training images gain nothing over the floor (training images themselves).
 
     Args:
         reconstructed: of test images, at least N.
-        train: features (N, D) of training images: the reference.
+        test_people: who is on them.
+        train: N training images.
+        train_reconstructions: features (N, D) of their reconstructions.
         samples: features (N, D) of samples.
         extractor: the feature space, named beside the figures.
     """
-    n = len(train)
+    n = len(samples)
 
-    def frechet(features: np.ndarray) -> dict[str, Any]:
-        return frechet_interval(train, features[:n], extractor=extractor.digest)[0].to_json()
+    def frechet(features: np.ndarray, people: np.ndarray | None) -> dict[str, Any]:
+        interval, _ = frechet_interval(
+            reconstructed.features[:n], features, extractor=extractor.digest, first_groups=test_people[:n],
+            second_groups=people,
+        )  # fmt: skip
+        return interval.to_json()
 
     return {
         "reconstruction": {
-            "psnr_db": mean_interval(reconstructed.psnr_db).to_json(),
-            "ssim": mean_interval(reconstructed.ssim).to_json(),
-            "frechet": frechet(reconstructed.reconstruction_features),
+            "psnr_db": mean_interval(reconstructed.psnr_db, groups=test_people).to_json(),
+            "ssim": mean_interval(reconstructed.ssim, groups=test_people).to_json(),
+            "frechet": frechet(train_reconstructions, train.people),
         },
-        "floor": {"frechet": frechet(reconstructed.features)},
-        "dit": {"frechet": frechet(samples)},
+        "floor": {"frechet": frechet(train.features, train.people)},
+        "dit": {"frechet": frechet(samples, None)},
         "extractors": {
             "frechet": {
                 "name": extractor.name,

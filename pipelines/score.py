@@ -16,7 +16,16 @@ from facegen.data.shards import Faces
 from facegen.metrics.features import RandomProjection, extract
 from facegen.models.autoencoder import decode, encode_moments, factor, load_autoencoder
 from facegen.score_plots import write_plots
-from facegen.scoring import chosen_rows, common_count, count_parameters, measure_reconstruction, score_figures
+from facegen.scoring import (
+    RealSet,
+    chosen_rows,
+    common_count,
+    count_parameters,
+    features_before_and_after,
+    measure_reconstruction,
+    person_labels,
+    score_figures,
+)
 from pipelines.stage import Stage, main
 
 BATCH = 64
@@ -40,17 +49,26 @@ def run(stage: Stage) -> None:
         with torch.autocast(device.type, stage.dtype, enabled=stage.dtype != torch.float32):
             return to_uint8(decode(vae, encode_moments(vae, to_unit(images).to(device))[0]))
 
-    def batches(faces: Faces, split: str, num: int) -> Iterator[np.ndarray]:
-        rows = chosen_rows(seed, split, size=len(faces), num=num)
-        for start in stage.progress(range(0, len(rows), BATCH), f"{split} images"):
+    def batches(faces: Faces, rows: np.ndarray, desc: str) -> Iterator[np.ndarray]:
+        for start in stage.progress(range(0, len(rows), BATCH), desc):
             yield faces.images(rows[start : start + BATCH], threads=stage.params.machine.threads)
 
-    num_test = min(p.num_reference, len(test))
-    reconstructed = measure_reconstruction(batches(test, "test", num_test), reconstruct, extractor, num_shown=NUM_SHOWN)
-    reference = extract(extractor, batches(train, "train", n))
+    test_rows = chosen_rows(seed, "test", size=len(test), num=p.num_reference)
+    train_rows = chosen_rows(seed, "train", size=len(train), num=n)
+    reconstructed = measure_reconstruction(
+        batches(test, test_rows, "test images"), reconstruct, extractor, num_shown=NUM_SHOWN
+    )
+    before, after = features_before_and_after(batches(train, train_rows, "train images"), reconstruct, extractor)
     made = extract(extractor, [samples.images()[:n]])
     with threadpool_limits(1, user_api="blas"):  # small matrices: threads cost time on a busy machine, and last digits
-        figures = score_figures(reconstructed, train=reference, samples=made, extractor=extractor)
+        figures = score_figures(
+            reconstructed,
+            test_people=person_labels(test.identity[test_rows]),
+            train=RealSet(before, person_labels(train.identity[train_rows])),
+            train_reconstructions=after,
+            samples=made,
+            extractor=extractor,
+        )
     with stage.output("eval/plots") as folder:
         write_plots(folder, figures, models=root / "data/models", shown=reconstructed.shown)
         write_json(

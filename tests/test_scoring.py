@@ -11,11 +11,14 @@ from facegen.artifacts import canonical_json
 from facegen.charts import read_csv
 from facegen.score_plots import write_plots
 from facegen.scoring import (
+    RealSet,
     chosen_rows,
     common_count,
     count_parameters,
     error_by_time,
+    features_before_and_after,
     measure_reconstruction,
+    person_labels,
     score_figures,
 )
 
@@ -52,13 +55,22 @@ def test_rows_are_seeded_different_and_nested() -> None:
 def test_figures_of_a_known_shift(tmp_path: Path) -> None:
     test, train = _images(40, seed=0), _images(30, seed=1)
     extractor = MeanColour()
-    measured = measure_reconstruction(
-        iter([test[:7], test[7:]]), lambda images: images + np.uint8(10), extractor, num_shown=9
-    )
+
+    def reconstruct(images: np.ndarray) -> np.ndarray:
+        return images + np.uint8(10)
+
+    measured = measure_reconstruction(iter([test[:7], test[7:]]), reconstruct, extractor, num_shown=9)
     assert measured.psnr_db == pytest.approx(np.full(40, 10 * np.log10(255**2 / 100)))
     assert np.array_equal(measured.shown, np.stack([test[:9], test[:9] + 10]))
+    before, after = features_before_and_after(iter([train[:11], train[11:]]), reconstruct, extractor)
+    assert np.array_equal(before, extractor(train)) and np.array_equal(after, extractor(train + np.uint8(10)))
     figures = score_figures(
-        measured, train=extractor(train), samples=extractor(train + np.uint8(5)), extractor=extractor
+        measured,
+        test_people=np.arange(40),
+        train=RealSet(before, np.arange(30)),
+        train_reconstructions=after,
+        samples=extractor(test[:30] + np.uint8(5)),
+        extractor=extractor,
     )
     assert figures["dit"]["frechet"]["value"] == pytest.approx(3 * 25, rel=1e-5)  # equal covariances, means 5 apart
     assert figures["dit"]["frechet"]["n"] == figures["floor"]["frechet"]["n"] == 30
@@ -67,6 +79,11 @@ def test_figures_of_a_known_shift(tmp_path: Path) -> None:
     assert figures["extractors"]["frechet"]["digest"] == "d1" and "not Inception" in canonical_json(figures)
     assert "fid" not in canonical_json({k: v for k, v in figures.items() if k != "extractors"}).lower()
     _check_plots(tmp_path, figures, measured.shown)
+
+
+def test_people_are_labels_and_the_unknown_are_each_their_own() -> None:
+    labels = person_labels(np.array([3, -1, 3, 0, -1]))
+    assert labels[0] == labels[2] and len(set(labels.tolist())) == 4
 
 
 def _check_plots(folder: Path, figures: dict, shown: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from facegen.metrics.intervals import CONFIDENCE, Interval
+from facegen.metrics.intervals import CONFIDENCE, Interval, variance_of_mean
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,13 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> Fre
 
 
 def frechet_interval(
-    first: np.ndarray, second: np.ndarray, *, extractor: str, confidence: float = CONFIDENCE
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    extractor: str,
+    first_groups: np.ndarray | None = None,
+    second_groups: np.ndarray | None = None,
+    confidence: float = CONFIDENCE,
 ) -> tuple[Interval, FrechetDistance]:
     """Return the distance between two feature sets with an interval for its expectation at these N, and its parts.
 
@@ -102,15 +108,20 @@ def frechet_interval(
     Args:
         first, second: (N, D) and (M, D); N of the result is the smaller.
         extractor: digest of the extractor.
+        first_groups, second_groups: (N,) and (M,) labels of rows that belong together (pictures of one person), or
+            None where all rows are independent.
 
     Raises:
-        ValueError: as `feature_statistics` and `frechet_distance`.
+        ValueError: as `feature_statistics`, `frechet_distance` and `variance_of_mean`.
 
     Source: van der Vaart, Asymptotic Statistics, chapter 3; T from Gelbrich 1990.
     """
     a, b = (feature_statistics([rows], extractor=extractor) for rows in (first, second))
     distance = frechet_distance(a, b)
-    variance = _influence(first, a, b).var(ddof=1) / a.n + _influence(second, b, a).var(ddof=1) / b.n
+    variance = (
+        variance_of_mean(_influence(first, a, b), groups=first_groups)[0]
+        + variance_of_mean(_influence(second, b, a), groups=second_groups)[0]
+    )
     half = float(stats.norm.ppf((1 + confidence) / 2) * np.sqrt(variance))
     return Interval(distance.value, distance.value - half, distance.value + half, min(a.n, b.n)), distance
 

@@ -29,22 +29,50 @@ class Interval:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
-def mean_interval(values: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:
+def mean_interval(values: np.ndarray, *, groups: np.ndarray | None = None, confidence: float = CONFIDENCE) -> Interval:
     """Return the mean with Student's t interval.
 
     Args:
-        values: finite (N,), N >= 2, independent observations.
+        values: finite (N,), N >= 2.
+        groups: (N,) labels of what belongs together (pictures of one person); None: every observation is independent.
         confidence: coverage, between 0 and 1.
 
     Raises:
-        ValueError: for fewer than two values, or one that is not finite.
+        ValueError: for fewer than two values or groups, or a value that is not finite.
 
-    Source: Student 1908; mean +- t_{N-1} s / sqrt(N), s with ddof 1.
+    Source: Student 1908; mean +- t_{G-1} times the root of `variance_of_mean`, G the number of groups.
     """
     values = _checked(values, confidence=confidence)
     mean = float(values.mean())
-    half = float(values.std(ddof=1) / np.sqrt(len(values)) * stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+    variance, num_groups = variance_of_mean(values, groups=groups)
+    half = float(np.sqrt(variance) * stats.t.ppf((1 + confidence) / 2, num_groups - 1))
     return Interval(mean, mean - half, mean + half, len(values))
+
+
+def variance_of_mean(values: np.ndarray, *, groups: np.ndarray | None) -> tuple[float, int]:
+    """Return the variance of the mean of (N,) values and the number of independent groups behind it.
+
+    Pictures of one person are alike: a thousand of them of fifty people say less than a thousand people would.
+
+    Args:
+        values: (N,).
+        groups: (N,) labels, or None where every value is its own group (then it is s^2 / N).
+
+    Raises:
+        ValueError: if the labels do not fit, or there are fewer than two groups.
+
+    Source: Liang and Zeger 1986, for a mean: G / (G - 1) sum_g (sum_{i in g} (x_i - mean))^2 / N^2.
+    """
+    deviations = values - values.mean()
+    if groups is not None:
+        if len(groups) != len(values):
+            raise ValueError(f"{len(groups)} group labels for {len(values)} values")
+        _, place = np.unique(groups, return_inverse=True)
+        deviations = np.bincount(place, weights=deviations)
+    num_groups = len(deviations)
+    if num_groups < 2:
+        raise ValueError(f"an interval needs at least 2 independent groups, got {num_groups}")
+    return float(num_groups / (num_groups - 1) * np.square(deviations).sum() / len(values) ** 2), num_groups
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray, *, confidence: float = CONFIDENCE) -> Interval:

@@ -118,6 +118,22 @@ def test_the_interval_covers_the_expectation_at_this_n() -> None:
     assert width == pytest.approx(2 * 1.96 * np.std([draw.value for draw in draws], ddof=1), rel=0.15)
 
 
+def test_groups_widen_the_interval_by_what_they_share() -> None:
+    rng = np.random.default_rng(13)
+    people = np.repeat(np.arange(60), 10)
+    other = rng.standard_normal((600, 3)) + 1
+
+    def draw() -> tuple[float, float, float]:
+        rows = rng.standard_normal((60, 3))[people]
+        naive, _ = frechet_interval(rows, other, extractor="x")
+        grouped, _ = frechet_interval(rows, other, extractor="x", first_groups=people)
+        return naive.value, naive.high - naive.low, grouped.high - grouped.low
+
+    values, naive, grouped = np.array([draw() for _ in range(150)]).T
+    assert grouped.mean() == pytest.approx(2 * 1.96 * values.std(ddof=1), rel=0.2)
+    assert naive.mean() < 0.5 * grouped.mean()
+
+
 def test_the_interval_is_not_too_narrow_where_the_sets_are_equal() -> None:
     rng = np.random.default_rng(10)
     draws = [

@@ -43,6 +43,27 @@ def test_t_interval_covers_as_promised_with_few_observations() -> None:
     assert np.mean([draw.low <= 0 <= draw.high for draw in draws]) == pytest.approx(0.95, abs=0.02)
 
 
+def test_pictures_of_one_person_count_as_one() -> None:
+    rng = np.random.default_rng(3)
+    people = np.repeat(np.arange(30), 20)
+
+    def draw() -> tuple[bool, bool]:
+        values = rng.standard_normal(30)[people] + 0.3 * rng.standard_normal(600)
+        naive, grouped = mean_interval(values), mean_interval(values, groups=people)
+        return naive.low <= 0 <= naive.high, grouped.low <= 0 <= grouped.high
+
+    naive, grouped = np.mean([draw() for _ in range(600)], axis=0)
+    assert naive < 0.5 and grouped == pytest.approx(0.95, abs=0.03)
+    repeated = mean_interval(np.repeat(np.arange(5.0), 3), groups=np.repeat(np.arange(5), 3))
+    single = mean_interval(np.arange(5.0))
+    assert (repeated.low, repeated.high) == pytest.approx((single.low, single.high)) and repeated.n == 15
+    assert mean_interval(np.arange(5.0), groups=np.arange(5)) == single
+    with pytest.raises(ValueError, match="2 independent groups, got 1"):
+        mean_interval(np.arange(5.0), groups=np.zeros(5))
+    with pytest.raises(ValueError, match="4 group labels for 5 values"):
+        mean_interval(np.arange(5.0), groups=np.arange(4))
+
+
 @pytest.mark.parametrize(
     ("values", "confidence", "message"),
     [
