@@ -64,7 +64,7 @@ def test_profile_show_changes_nothing(checkout: Path) -> None:
     result = run("profile", "show", "celeba")
     assert result.exit_code == 0
     row = next(line for line in result.stdout.splitlines() if line.startswith("dit.hidden_size"))
-    assert row.split() == ["dit.hidden_size", "256", "1024"]
+    assert row.split() == ["dit.hidden_size", "192", "1024"]
     assert (checkout / "params.yaml").read_bytes() == before
 
 
@@ -97,7 +97,7 @@ def test_a_misspelt_profile_is_one_line(checkout: Path) -> None:
 def test_config_check(checkout: Path) -> None:
     assert run("config", "check").exit_code == 0
     text = (checkout / "params.yaml").read_text()
-    (checkout / "params.yaml").write_text(text.replace("  depth: 8", "  depth: yes").replace("  seed: 0", "  seed: -1"))
+    (checkout / "params.yaml").write_text(text.replace("  depth: 6", "  depth: yes").replace("  seed: 0", "  seed: -1"))
     message = refused(run("config", "check"))
     assert "2 faults" in message
     assert "base.seed" in message

@@ -41,7 +41,7 @@ def test_params_are_frozen_and_closed(root: Path) -> None:
 
 def test_an_object_that_breaks_a_rule_cannot_be_made(root: Path) -> None:
     values = load_params(root / "params.yaml").model_dump()
-    values["dit"]["num_heads"] = 3
+    values["dit"]["num_heads"] = 5
     with pytest.raises(ValidationError, match="num_heads"):
         Params.model_validate(values)
 
@@ -87,11 +87,11 @@ BROKEN_RULES = [
     ("autoencoder.mode=pretrained", "autoencoder.source: mode pretrained needs a hub id"),
     ("autoencoder.mode=finetune-decoder", "autoencoder.source: mode finetune-decoder needs a hub id"),
     ("autoencoder.source=some/where", "autoencoder.source: mode train reads no source"),
-    ("autoencoder.architecture=tiny", "autoencoder.channels: architecture tiny needs the same width"),
+    ("autoencoder.channels=[48, 48, 64]", "autoencoder.channels: architecture tiny needs the same width"),
     ("preprocess.resolution=66", "preprocess.resolution: got 66; must be a multiple of 4"),
     ("dit.patch_size=3", "dit.patch_size: got 3; must divide the latent side of 16: one of 1, 2, 4, 8, 16"),
-    ("dit.num_heads=3", "dit.num_heads: got 3; must divide dit.hidden_size of 256"),
-    ("dit.warmup_images=100001", "dit.warmup_images: got 100001; must be at most dit.total_images"),
+    ("dit.num_heads=5", "dit.num_heads: got 5; must divide dit.hidden_size of 192"),
+    ("dit.warmup_images=105001", "dit.warmup_images: got 105001; must be at most dit.total_images"),
     ("autoencoder.warmup_images=99999999", "autoencoder.warmup_images: got 99999999; must be at most"),
     ("dit.ema_release=0.07", "dit.ema_release: got 0.07; must be one of dit.ema_sigma_rel: 0.05, 0.1"),
     ("dit.ema_sigma_rel=[0.1, 0.1]", "dit.ema_sigma_rel: got [0.1, 0.1]; each width may stand once"),
@@ -100,7 +100,7 @@ BROKEN_RULES = [
     ("sample.guidance_interval=[0.8, 0.8]", "sample.guidance_interval: got [0.8, 0.8]; low must be below high"),
     ("flow.path=cosine", "sample.scheduler: got euler; with flow.path cosine it must be ddim"),
     ("sample.scheduler=ddim", "sample.scheduler: got ddim; with flow.path linear it must be euler, heun or dpm++"),
-    ("render.val_fraction=0.9", "render.test_fraction: got 0.12; with val_fraction 0.9 nothing is left"),
+    ("render.val_fraction=0.9", "render.test_fraction: got 0.15; with val_fraction 0.9 nothing is left"),
     ("preprocess.test_fraction=0.95", "preprocess.test_fraction: got 0.95; with val_fraction"),
     ("render.num_identities=5", "render.val_fraction: got 0.08; of 5 identities not one would be in that split"),
     ("data.attributes=[Male, Young, Male]", "data.attributes: each name may stand once; repeated: Male"),

@@ -38,7 +38,7 @@ def test_the_same_seed_gives_the_same_people_and_another_seed_others() -> None:
 def test_splits_share_no_person_and_have_their_shares(default: Population) -> None:
     people = [set(default.person[default.split == split].tolist()) for split in range(3)]
     assert not (people[0] & people[1] or people[0] & people[2] or people[1] & people[2])
-    assert [len(each) for each in people] == [384, 38, 58]
+    assert [len(each) for each in people] == [370, 38, 72]
     assert np.all(np.diff(default.split) >= 0)
     assert np.bincount(default.person).tolist() == [20] * 480
 

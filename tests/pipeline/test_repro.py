@@ -70,7 +70,7 @@ def test_the_summary_names_the_stage_that_failed() -> None:
 
 
 def test_faulty_parameters_start_no_stage(root: Path, tmp_path: Path) -> None:
-    text = (root / "params.yaml").read_text().replace("  depth: 8", "  depth: true").replace("  seed: 0", "  seed: 0.5")
+    text = (root / "params.yaml").read_text().replace("  depth: 6", "  depth: true").replace("  seed: 0", "  seed: 0.5")
     (tmp_path / "params.yaml").write_text(text)
     (tmp_path / "dvc.yaml").write_text("stages:\n  render:\n    cmd: touch ran\n")
     done = subprocess.run(
