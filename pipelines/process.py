@@ -78,7 +78,7 @@ def tame_forked_workers() -> None:
 
 def follow_parent_in_worker() -> None:
     """In a spawned worker: leave Ctrl-C to the parent, and end when it does, however it does."""
-    if "__mp_main__" not in sys.modules:  # which is what the parent's main module is called in a worker
+    if multiprocessing.current_process().name == "MainProcess":
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()

@@ -87,6 +87,7 @@ class Stage:
         self.is_main = is_main_process()
         self.saves_itself = False
         self._stop = threading.Event()
+        self._signalled = False
 
     @property
     def stop(self) -> threading.Event:
@@ -162,8 +163,9 @@ class Stage:
 
     def on_signal(self, number: int) -> None:
         """React to the first stop signal: set `stop`, and interrupt a stage that does not watch it."""
-        if self._stop.is_set():
+        if self._signalled:  # not _stop: one signal may come while another sets it, and its lock is held
             return
+        self._signalled = True
         self._stop.set()
         if not self.saves_itself:
             raise Interrupted
@@ -211,8 +213,8 @@ def main(run: Callable[[Stage], None]) -> NoReturn:
         code = _stopped(address, stop, caught)
     except (FacegenError, ValueError, OSError, ImportError) as error:
         code = _stopped(address, error, caught) if caught else _report(address, error)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # what matters is written
     sys.exit(code)
 
 

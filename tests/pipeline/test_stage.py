@@ -127,7 +127,18 @@ def test_a_stage_ends_with_the_process_that_started_it(toy: Any, wait_for: Any, 
     assert all(map(alive, pids))
     parent.kill()
     parent.wait()
-    wait_for(lambda: not any(map(alive, pids)), timeout_s=5)
+    wait_for(lambda: not any(map(alive, pids)), timeout_s=10)
+
+
+def test_an_orphaned_stage_has_the_time_to_save(toy: Any, wait_for: Any, alive: Any) -> None:
+    launch = "import subprocess, sys; subprocess.run(['sh', '-c', f'{sys.executable} -m pipelines.toy; true'])"
+    environment = toy.environment("watch") | {"DVC_STAGE": "toy"}
+    parent = subprocess.Popen([sys.executable, "-c", launch], cwd=toy.folder, env=environment)
+    wait_for(lambda: toy.scratch_file("started"))
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: toy.scratch_file("saved"), timeout_s=12)
+    wait_for(lambda: [timing["state"] for timing in toy.timings] == ["KILLED"], timeout_s=10)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -138,7 +149,7 @@ def test_workers_end_with_their_stage(toy: Any, wait_for: Any, alive: Any, numbe
     assert all(map(alive, workers))
     process.send_signal(number)
     process.communicate(timeout=10)
-    wait_for(lambda: not any(map(alive, workers)), timeout_s=5)
+    wait_for(lambda: not any(map(alive, workers)), timeout_s=10)
 
 
 def test_key_follows_what_dvc_tracks_and_nothing_else(toy: Any) -> None:
