@@ -159,7 +159,11 @@ def _check_table(
 
 
 def _factor(latent: np.ndarray) -> np.ndarray:
-    """A square root (A, A) of the nearest correlation matrix, by clipping eigenvalues."""
+    """The symmetric square root (A, A) of the nearest correlation matrix, by clipping eigenvalues.
+
+    The symmetric one is unique: the signs of eigenvectors, and a basis of equal eigenvalues, are the library's whim and
+    differ with its threads. Rounding takes off the last digits, which do too.
+    """
     values, vectors = np.linalg.eigh(latent)
-    root = vectors * np.sqrt(np.maximum(values, 1e-6))
-    return root / np.sqrt((root**2).sum(axis=1, keepdims=True))
+    root = (vectors * np.sqrt(np.maximum(values, 1e-6))) @ vectors.T
+    return np.round(root / np.sqrt((root**2).sum(axis=1, keepdims=True)), 9)
