@@ -1,5 +1,8 @@
 """The population: reproducible, identity-disjoint, with the attributes that the table asks for."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +115,16 @@ def test_a_table_that_cannot_be_met_is_refused(change: dict, message: str) -> No
 def test_a_split_without_people_is_refused() -> None:
     with pytest.raises(ValueError, match=r"4 people give .* 0 to val"):
         population(people=4)
+
+
+def test_who_is_drawn_does_not_depend_on_the_blas_kernel() -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from test_procedural import population; import hashlib\n"
+        "print(hashlib.sha256(population(people=100).attributes.tobytes()).hexdigest())\n"
+    )
+    digests = set()
+    for kernel in ("Nehalem", "Haswell", "SkylakeX"):  # OpenBLAS takes the nearest that the machine can run
+        environment = {**os.environ, "OPENBLAS_CORETYPE": kernel, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+        digests.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(digests) == 1
