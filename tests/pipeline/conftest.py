@@ -179,7 +179,7 @@ class Project:
         for arguments in (["init", "-q", "."], ["add", "-A"], ["commit", "-q", "-m", "start"]):
             self.git(*arguments)
 
-    def call(self, command: list[str], *, code: int | None = 0, timeout_s: float = 400) -> str:
+    def call(self, command: list[str], *, code: int | None = 0, timeout_s: float = 900) -> str:
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout_s
         )
@@ -237,7 +237,8 @@ def built(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = shared / "built"
     with locked(shared / "built.lock", "the cold run", wait_s=900):
         if not (shared / "built.done").exists():
-            folder.mkdir(exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
+            folder.mkdir()
             project = Project(folder)
             project.copy_sources(root)
             project.repro()
