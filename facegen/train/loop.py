@@ -185,13 +185,13 @@ class _Run:
                         self._append(record | {"timing": timing})
                         on_log(record, timing)
                         bar.set_postfix(loss=f"{record['loss']:.4f}")
+                if grid[1] and main and self._crossed(grid[0]):
+                    grid[1](self.images_seen)  # before the save: a run killed here comes by again
                 overdue = time.monotonic() - saved_at > 60 * checkpoint[1]
                 done = self.images_seen >= total_images
                 if self._crossed(checkpoint[0]) or overdue or done or stop.is_set():
                     self._save()
                     saved_at = time.monotonic()
-                if grid[1] and main and self._crossed(grid[0]):
-                    grid[1](self.images_seen)
                 if stop.is_set() and not done:
                     raise StoppedError(f"stopped at {self.images_seen} images; the same command goes on from there")
 

@@ -109,6 +109,17 @@ def test_a_killed_run_goes_back_to_its_checkpoint_and_rewrites_the_log(tmp_path)
     assert everything(run(Regression(), tmp_path / "s"), tmp_path / "s") == whole
 
 
+def test_a_run_killed_while_it_draws_a_grid_draws_it_again(tmp_path):
+    def kill(images_seen):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Regression(), tmp_path, on_grid=kill, grid_images=208)  # 208 is a checkpoint, too
+    drawn = []
+    run(Regression(), tmp_path, on_grid=drawn.append, grid_images=208)
+    assert drawn == [208, 416, 624]
+
+
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_non_finite_stops_before_any_update(tmp_path, poison):
     clean = run(Regression(), tmp_path / "clean", total=160)
