@@ -115,6 +115,7 @@ class Preprocess(Section):
 class JudgeModel(Section):
     """One attribute classifier."""
 
+    architecture: Literal["residual", "convnext"]
     width: Annotated[int, Field(ge=8, le=512, multiple_of=8)]
     total_images: Count
     batch_size: Batch
@@ -126,6 +127,31 @@ class Judge(Section):
     """Attribute classifiers by name."""
 
     a: JudgeModel
+    b: JudgeModel
+
+
+class RecognizerModel(Section):
+    """One face recognition network."""
+
+    source: FilledText | None
+    width: Annotated[int, Field(ge=8, le=512, multiple_of=8)]
+    depths: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], _listed(low=4, high=4)]
+    stem_stride: Literal[1, 2]
+    embedding_size: Annotated[int, Field(ge=8, le=4096)]
+    margin: Literal["arcface", "cosface"]
+    margin_size: Annotated[float, Field(ge=0, le=1)]
+    scale: Annotated[float, Field(ge=1, le=1000)]
+    total_images: Count
+    batch_size: Batch
+    learning_rate: LearningRate
+    weight_decay: Weight
+
+
+class Recognizer(Section):
+    """Face recognition networks by name."""
+
+    condition: RecognizerModel
+    judge: RecognizerModel
 
 
 class Autoencoder(Section):
@@ -189,6 +215,7 @@ class Dit(Section):
     grad_clip: Positive
     drop_all: Share
     drop_some: Share
+    drop_identity: Share
     ema_sigma_rel: Annotated[tuple[EmaWidth, ...], _listed(low=1, high=8)]
     ema_release: EmaWidth
     log_images: Count
@@ -196,6 +223,27 @@ class Dit(Section):
     checkpoint_minutes: Minutes
     grid_images: Count
     grid_steps: Annotated[int, Field(ge=1, le=1000)]
+    num_snapshots: Annotated[int, Field(ge=0, le=100)]
+
+
+class GanModel(Section):
+    """One DCGAN and its training."""
+
+    width: Annotated[int, Field(ge=8, le=512, multiple_of=8)]
+    noise_dim: Annotated[int, Field(ge=1, le=4096)]
+    total_images: Count
+    batch_size: Annotated[int, Field(ge=2, le=65536)]  # batch normalisation needs two
+    learning_rate: LearningRate
+    beta1: Beta
+    log_images: Count
+    checkpoint_images: Count
+
+
+class Gan(Section):
+    """The baselines by name."""
+
+    unconditional: GanModel
+    conditional: GanModel
 
 
 class Sample(Section):
@@ -207,7 +255,11 @@ class Sample(Section):
     guidance_interval: Annotated[tuple[Share, ...], _listed(low=2, high=2)]
     time_shift: Annotated[float, Field(ge=0.1, le=20)]
     num_images: Count
-    num_pairs: Annotated[int, Field(ge=1, le=100_000)]
+    num_pairs: Annotated[int, Field(ge=2, le=100_000)]
+    curve_guidance: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], _listed(low=0, high=32)]
+    curve_pairs: Annotated[int, Field(ge=2, le=100_000)]
+    curve_steps: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], _listed(low=0, high=32)]
+    curve_images: Annotated[int, Field(ge=2, le=10**7)]
     grid_columns: Annotated[int, Field(ge=1, le=64)]
     batch_size: Batch
     strengths: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], _listed(low=1, high=32)]
@@ -218,6 +270,8 @@ class Score(Section):
 
     feature_dim: Annotated[int, Field(ge=2, le=4096)]
     num_reference: Annotated[int, Field(ge=2, le=10**7)]
+    num_neighbors: Annotated[int, Field(ge=1, le=1000)]
+    inception: FilledText | None
 
 
 class Params(Section):
@@ -229,10 +283,12 @@ class Params(Section):
     render: Render
     preprocess: Preprocess
     judge: Judge
+    recognizer: Recognizer
     autoencoder: Autoencoder
     latents: Latents
     flow: Flow
     dit: Dit
+    gan: Gan
     sample: Sample
     score: Score
 
