@@ -1,9 +1,14 @@
 """The requests that the sample stage answers, and the grids that show the answers.
 
     prior                  states drawn from the training set's rows, for scoring
-    flip/<Attribute>       one seed, the attribute absent and present, everything else left open
+    flip/<Attribute>       one seed, the attribute absent and present, all else equal and as the data have it
+    null                   one seed and one request, twice: the pictures must be identical
+    unseen                 combinations that no training picture has
     combination            every combination of the three most balanced attributes, the same seeds for each
     strength/<Attribute>   one attribute present at rising guidance scales, the same seeds for each
+    guidance=<w>/flip/<A>  the first pairs of flip/<A> at another guidance scale
+    steps=<n>              the first requests of prior with another number of solver steps
+    images=<n>             the first requests of prior by the weights after so many training images
 
 Shapes: N requests, A attributes, H image side.
 """
@@ -12,20 +17,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from facegen.attributes import ABSENT, PRESENT, UNKNOWN
-from facegen.data.samples import COMBINATION, FLIP, PRIOR, STRENGTH
+from facegen.data.interventions import flip_states, unseen_states
+from facegen.data.samples import (
+    COMBINATION,
+    FLIP,
+    NULL,
+    PRIOR,
+    STRENGTH,
+    UNSEEN,
+    at_guidance,
+    at_images,
+    at_steps,
+)
 from facegen.grids import fold_rows, image_grid
 from facegen.pipeline import FacePipeline
 from facegen.rng import derive_seed, numpy_generator
 
 NUM_COMBINED = 3
 STRENGTH_SEEDS = 1
+NUM_NULL = 8
 TILE_PX = 128  # side of an image in a grid, at least
+RELEASED = 0  # in Requests.images_seen: the released weights
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,8 @@ class Requests:
     attributes: np.ndarray  # (N, A) int8
     sets: list[str]
     guidance: np.ndarray  # (N,) float64
+    steps: np.ndarray  # (N,) int64, of the solver
+    images_seen: np.ndarray  # (N,) int64, of the weights; 0: the released ones
 
     @classmethod
     def joined(cls, parts: Sequence[Requests]) -> Requests:
@@ -45,7 +65,27 @@ class Requests:
             np.concatenate([p.attributes for p in parts]),
             [name for p in parts for name in p.sets],
             np.concatenate([p.guidance for p in parts]),
+            np.concatenate([p.steps for p in parts]),
+            np.concatenate([p.images_seen for p in parts]),
         )
+
+    def of(self, name: str) -> Requests:
+        """Return the rows of one set, in order."""
+        return self.rows(np.flatnonzero(np.array(self.sets) == name))
+
+    def rows(self, index: np.ndarray) -> Requests:
+        """Return these rows."""
+        sets = [self.sets[i] for i in index]
+        return Requests(
+            self.seeds[index], self.attributes[index], sets, self.guidance[index], self.steps[index],
+            self.images_seen[index],
+        )  # fmt: skip
+
+    def named(self, rename: Callable[[str], str], num: int | None = None, **changes: float) -> Requests:
+        """Return the first num rows (all of them: None) under other names, with other guidance, steps or images_seen."""
+        rows = self.rows(np.arange(len(self.seeds))[:num])
+        values = {key: np.full_like(getattr(rows, key), value) for key, value in changes.items()}
+        return replace(rows, sets=[rename(name) for name in rows.sets], **values)
 
 
 def requests(
@@ -55,45 +95,107 @@ def requests(
     seed: int,
     num_images: int,
     num_pairs: int,
-    strengths: Sequence[float],
     guidance_scale: float,
-    num_columns: int,
+    num_steps: int,
 ) -> Requests:
-    """Return all requests of the sample stage.
+    """Return the requests that every conditional generator answers: prior, flip/<Attribute>, null and unseen.
 
     Args:
         train_attributes: (S, A) states of the training set.
         names: the A attribute names.
         seed: the user's; every image's seed derives from it.
         num_images: size of `prior`.
-        num_pairs: seeds of each `flip/<Attribute>`.
-        strengths: guidance scales of `strength/<Attribute>`.
-        guidance_scale: of everything else.
-        num_columns: seeds of `combination`.
+        num_pairs: pairs of each `flip/<Attribute>`, and size of `unseen`.
+        guidance_scale, num_steps: of all of them; a generator that has neither ignores them.
     """
 
-    def seeds(purpose: str, num: int) -> np.ndarray:
-        return np.array([derive_seed(seed, purpose, i) for i in range(num)], dtype=np.int64)
+    def part(name: str, seeds: np.ndarray, states: np.ndarray) -> Requests:
+        return _part(name, seeds, states, scale=guidance_scale, steps=num_steps)
 
-    def part(name: str, which: np.ndarray, states: np.ndarray, scale: float) -> Requests:
-        return Requests(which, states.astype(np.int8), [name] * len(which), np.full(len(which), scale))
-
-    A = len(names)
     rows = numpy_generator(seed, "prior attributes").integers(0, len(train_attributes), num_images)
-    parts = [part(PRIOR, seeds("prior", num_images), train_attributes[rows], guidance_scale)]
-    pair_seeds = seeds("flip", num_pairs)
+    parts = [part(PRIOR, _seeds(seed, PRIOR, num_images), train_attributes[rows])]
+    pair_seeds = _seeds(seed, "flip", num_pairs)
     for k, name in enumerate(names):
-        states = np.full((num_pairs, 2, A), UNKNOWN)
-        states[:, 0, k], states[:, 1, k] = ABSENT, PRESENT
-        parts.append(part(f"{FLIP}{name}", pair_seeds.repeat(2), states.reshape(-1, A), guidance_scale))
+        pairs = flip_states(train_attributes, k, num_pairs, generator=numpy_generator(seed, "flip states", k))
+        parts.append(part(f"{FLIP}{name}", pair_seeds.repeat(2), pairs.states.reshape(-1, len(names))))
+    first = np.resize(np.arange(num_images), NUM_NULL)
+    parts.append(parts[0].rows(np.tile(first, 2)).named(lambda _: NULL))
+    unseen = unseen_states(train_attributes, num_pairs, generator=numpy_generator(seed, "unseen states"))
+    if len(unseen):
+        states = unseen[np.resize(np.arange(len(unseen)), num_pairs)]
+        parts.append(part(UNSEEN, _seeds(seed, UNSEEN, num_pairs), states))
+    return Requests.joined(parts)
+
+
+def picture_requests(
+    train_attributes: np.ndarray,
+    names: Sequence[str],
+    *,
+    seed: int,
+    strengths: Sequence[float],
+    guidance_scale: float,
+    num_steps: int,
+    num_columns: int,
+) -> Requests:
+    """Return the requests of combination and strength/<Attribute>, which are looked at and not scored.
+
+    Args:
+        train_attributes, names, seed, guidance_scale, num_steps: as for `requests`.
+        strengths: guidance scales of `strength/<Attribute>`.
+        num_columns: seeds of `combination`.
+    """
+    parts = []
     for states in combinations(train_attributes):
         row = np.repeat(states[None], num_columns, axis=0)
-        parts.append(part(COMBINATION, seeds("combination", num_columns), row, guidance_scale))
+        seeds = _seeds(seed, COMBINATION, num_columns)
+        parts.append(_part(COMBINATION, seeds, row, scale=guidance_scale, steps=num_steps))
     for k, name in enumerate(names):
-        states = np.full((STRENGTH_SEEDS, A), UNKNOWN)
+        states = np.full((STRENGTH_SEEDS, len(names)), UNKNOWN)
         states[:, k] = PRESENT
-        parts += [part(f"{STRENGTH}{name}", seeds("strength", STRENGTH_SEEDS), states, s) for s in strengths]
+        seeds = _seeds(seed, "strength", STRENGTH_SEEDS)
+        parts += [_part(f"{STRENGTH}{name}", seeds, states, scale=s, steps=num_steps) for s in strengths]
     return Requests.joined(parts)
+
+
+def curve_requests(
+    table: Requests,
+    names: Sequence[str],
+    *,
+    guidance: Sequence[float],
+    num_pairs: int,
+    steps: Sequence[int],
+    images_seen: Sequence[int],
+    num_images: int,
+) -> Requests:
+    """Return the further requests of the curves over guidance, solver steps and training length.
+
+    Args:
+        table: what `requests` returned; points at its own settings are there already and left out.
+        names: the attribute names.
+        guidance: scales of guidance=<w>/flip/<A>; num_pairs: how many pairs of each.
+        steps: of steps=<n>; images_seen: of images=<n>; num_images: how many images of each.
+    """
+    prior, parts = table.of(PRIOR), []
+    for scale in guidance:
+        for name in names:
+            flips = table.of(f"{FLIP}{name}")
+            if scale != flips.guidance[0]:
+                parts.append(flips.named(at_guidance(scale), 2 * num_pairs, guidance=scale))
+    parts += [prior.named(at_steps(n), num_images, steps=n) for n in steps if n != prior.steps[0]]
+    parts += [prior.named(at_images(n), num_images, images_seen=n) for n in images_seen]
+    return Requests.joined([*parts, prior.rows(np.arange(0))])
+
+
+def _part(name: str, seeds: np.ndarray, states: np.ndarray, *, scale: float, steps: int) -> Requests:
+    n = len(seeds)
+    return Requests(
+        seeds, states.astype(np.int8), [name] * n, np.full(n, scale, np.float64), np.full(n, steps, np.int64),
+        np.full(n, RELEASED, np.int64),
+    )  # fmt: skip
+
+
+def _seeds(seed: int, purpose: str, num: int) -> np.ndarray:
+    return np.array([derive_seed(seed, purpose, i) for i in range(num)], dtype=np.int64)
 
 
 def combinations(train_attributes: np.ndarray) -> np.ndarray:
@@ -106,23 +208,33 @@ def combinations(train_attributes: np.ndarray) -> np.ndarray:
     return table
 
 
-def generate(pipe: FacePipeline, table: Requests, *, batch_size: int, on_images: Callable[[int], object]) -> np.ndarray:
+def generate(
+    pipe_of: Callable[[int], FacePipeline], table: Requests, *, batch_size: int, on_images: Callable[[int], object]
+) -> np.ndarray:
     """Return the answers, uint8 (N, H, H, 3), in the order of the requests.
 
+    The two halves of `null` are made in two calls of one shape, so that nothing but chance could tell them apart.
+
     Args:
-        pipe: the pipeline, with its recommended settings.
+        pipe_of: the pipeline with the weights after so many training images (0: the released ones).
         table: the requests.
         batch_size: images at once.
         on_images: called with the number of images that were just made.
     """
     images: np.ndarray | None = None
-    for scale in np.unique(table.guidance):
-        members = np.flatnonzero(table.guidance == scale)
+    halves = np.zeros(len(table.seeds), np.int64)
+    null = np.flatnonzero(np.array(table.sets) == NULL)
+    halves[null[: len(null) // 2]], halves[null[len(null) // 2 :]] = 1, 2
+    settings = np.stack([table.images_seen, table.steps, table.guidance, halves], axis=1)
+    for row in np.unique(settings, axis=0):
+        members = np.flatnonzero((settings == row).all(axis=1))
+        pipe = pipe_of(int(row[0]))
         for start in range(0, len(members), batch_size):
             rows = members[start : start + batch_size]
             made = pipe(
-                table.attributes[rows], seeds=table.seeds[rows].tolist(), guidance_scale=float(scale), output_type="np"
-            ).images
+                table.attributes[rows], seeds=table.seeds[rows].tolist(), num_inference_steps=int(row[1]),
+                guidance_scale=float(row[2]), output_type="np",
+            ).images  # fmt: skip
             if images is None:
                 images = np.empty((len(table.seeds), *made.shape[1:]), dtype=np.uint8)
             images[rows] = made

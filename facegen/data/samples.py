@@ -5,10 +5,15 @@ present), `image` struct<bytes, path> (lossless RGB PNG; Hugging Face `datasets`
 which request the image answers. Names of sets, and the order of their rows:
 
     prior                  attribute states drawn from the training set; for scoring
-    flip/<Attribute>       pairs of rows with one seed: absent, then present; pairs in order of seed
+    flip/<Attribute>       pairs of rows with one seed, equal but for this state: absent, then present
+    null                   the same requests twice, one block after the other
+    unseen                 combinations of states that no training picture has
     combination            blocks of rows with equal attributes, each block with the same seeds in the same order
     strength/<Attribute>   blocks of rows with the attribute present, each block with the same seeds in the same order;
                            one block a guidance scale, in the order of sample.strengths
+    guidance=<w>/flip/<A>  the first pairs of flip/<A> at another guidance scale
+    steps=<n>              the first rows of prior with another number of solver steps
+    images=<n>             the first rows of prior by the weights after so many training images
 
 Equal samples give equal bytes (under one version of pyarrow). Shapes: N images, H W size, A attributes.
 """
@@ -16,7 +21,7 @@ Equal samples give equal bytes (under one version of pyarrow). Shapes: N images,
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +40,25 @@ PRIOR = "prior"
 FLIP = "flip/"
 COMBINATION = "combination"
 STRENGTH = "strength/"
+NULL = "null"
+UNSEEN = "unseen"
 ROW_GROUP = 256
 _METADATA_KEY = b"facegen"
+
+
+def at_guidance(scale: float) -> Callable[[str], str]:
+    """Return what a set is called at another guidance scale, from its name."""
+    return lambda name: f"guidance={scale:g}/{name}"
+
+
+def at_steps(num_steps: int) -> Callable[[str], str]:
+    """Return what the prior is called with another number of solver steps."""
+    return lambda _: f"steps={num_steps}"
+
+
+def at_images(images_seen: int) -> Callable[[str], str]:
+    """Return what the prior is called by the weights after so many training images."""
+    return lambda _: f"images={images_seen}"
 
 
 @dataclass(frozen=True)
