@@ -8,6 +8,8 @@ import re
 import sys
 from pathlib import Path
 
+# The same cv2 without windows, which a server without libGL can import (the lock is installed without dependencies).
+INSTEAD = {"opencv-python": "opencv-python-headless"}
 LINUX_ONLY = re.compile(r"^(nvidia-(?!ml-py)|cuda-|triton$)")
 HEADER = """\
 # Exact versions that are tested together: Python 3.11 and newer, everything that `pip install -e ".[dev]"` needs.
@@ -21,6 +23,7 @@ def pins(report: dict) -> list[str]:
     for package in report["install"]:
         name = re.sub(r"[-_.]+", "-", package["metadata"]["name"]).lower()
         version = package["metadata"]["version"].split("+")[0]
+        name = INSTEAD.get(name, name)
         marker = ' ; sys_platform == "linux"' if LINUX_ONLY.match(name) else ""
         if name != "facegen":
             lines.append(f"{name}=={version}{marker}")

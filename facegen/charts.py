@@ -24,9 +24,9 @@ from facegen.artifacts import atomic_write_bytes
 INK, MUTED, LINE = "#1c1e21", "#6b7077", "#d5d8dd"
 SERIES = ("#2a6fb0", "#c8641b", "#2f8f5b", "#8a5bb5", "#b0902a")
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line"} | {c: f"series-{i}" for i, c in enumerate(SERIES)}
-CURVES = ("loss", "mse", "val_mse", "l1", "perceptual")  # of a training log, in the order in which they are drawn
+CURVES = ("loss", "mse", "val_mse", "l1", "perceptual", "d_loss", "g_loss")  # of a training log, in the order in which they are drawn
 SIZE_IN, DPI = (7.2, 3.0), 150
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5, "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
     "text.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
     "xtick.major.size": 0, "ytick.major.size": 0, "ytick.minor.size": 0, "legend.frameon": False,
@@ -132,7 +132,7 @@ def interval_chart(
 def figure_png(figure: Figure) -> bytes:
     """Return a figure as PNG."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -145,7 +145,7 @@ def figure_svg(figure: Figure, *, name: str) -> str:
         name: unique in the page; also the accessible title.
     """
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+    with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(
             buffer,
             format="svg",
@@ -167,7 +167,7 @@ def figure_svg(figure: Figure, *, name: str) -> str:
 
 
 def _axes(*, height_in: float = SIZE_IN[1]) -> tuple[Figure, Axes]:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(SIZE_IN[0], height_in), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.subplots()
@@ -175,5 +175,5 @@ def _axes(*, height_in: float = SIZE_IN[1]) -> tuple[Figure, Axes]:
 
 def _legend(axes: Axes) -> None:
     if len(axes.get_legend_handles_labels()[1]) > 1:
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             axes.legend()

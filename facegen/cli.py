@@ -5,7 +5,7 @@ Imports of torch, diffusers and the like stay inside the commands: `facegen --he
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -227,6 +227,53 @@ def grid(
 
 
 @app.command()
+def score(
+    generated: Annotated[str, typer.Argument(metavar="GENERATED", help="First the images to judge.")],
+    reference: Annotated[str, typer.Argument(metavar="REAL", help="Then the real ones (held out from training).")],
+    features: Annotated[
+        str | None, typer.Option("--features", metavar="NAME", help="random, inception, or a judge's folder.")
+    ] = None,
+    inception: Annotated[
+        str | None,
+        typer.Option("--inception", metavar="FILE|download", help="Weights of torch-fidelity's InceptionV3."),
+    ] = None,
+    num: Annotated[int | None, typer.Option("--num", "-n", min=2, help="Images of both sets at most.")] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbour of precision, recall, density, coverage.")] = 5,
+    size: Annotated[
+        int | None, typer.Option("--size", min=8, max=4096, metavar="PX", help="Bring all images to this side.")
+    ] = None,
+    train: Annotated[
+        str | None, typer.Option("--train", metavar="SET", help="The training images: adds memorisation.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of images and of the intervals.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="A copy of the JSON.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Compare two sets of images: first the GENERATED ones to judge, then the REAL ones. Prints JSON.
+
+    A set is a folder or a zip of pictures, or Parquet with an image column: photos/, photos.zip, data/faces#test,
+    eval/samples/dit.parquet#prior.
+
+    facegen score eval/samples/dit.parquet#prior data/faces#test --train data/faces#train
+    """
+    import json
+
+    from facegen import set_scoring
+    from facegen.artifacts import write_json
+    from facegen.image_sets import open_images
+
+    figures = set_scoring.score_sets(
+        open_images(generated, size=size), open_images(reference, size=size),
+        set_scoring.open_extractor(features, inception=inception, device=device), num=num, seed=seed, k=k,
+        train=open_images(train, size=size) if train else None,
+        progress=_image_bar, note=lambda text: typer.echo(f"facegen: {text}", err=True),
+    )  # fmt: skip
+    if output is not None:
+        write_json(output, figures)
+    typer.echo(json.dumps(figures, indent=2, allow_nan=False))
+
+
+@app.command()
 def export(
     output: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the pipeline goes.")],
     model: ModelFolder = Path("data/models"),
@@ -261,6 +308,16 @@ def flow(context: typer.Context) -> None:
     if not Path("pipelines/flow.py").is_file():
         raise FileNotFoundError("no pipelines/flow.py here; run this from the repository's root")
     os.execv(sys.executable, [sys.executable, "-m", "pipelines.flow", *context.args])
+
+
+def _image_bar(batches: Iterable[Any], num_images: int, what: str) -> Iterator[Any]:
+    """Pass batches on, with a progress bar in images on stderr where that is a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=num_images, desc=what, unit="img", file=sys.stderr, dynamic_ncols=True, disable=None) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch[0]))
 
 
 def _plain(text: str) -> str:

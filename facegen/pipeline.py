@@ -3,7 +3,8 @@
     pipe = FacePipeline.from_pretrained("folder")
     images = pipe({"Male": 1, "Smiling": 1}, seeds=[0, 1, 2]).images
 
-Image i is a function of its seed, not of the batch it is made in. Shapes: B images, C H W latents, A attributes.
+Image i is a function of its seed, not of the batch it is made in. Shapes: B images, C H W latents, A attributes, E
+identity embedding.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ class FacePipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         attribute_scales: Mapping[str, float] | None = None,
+        identity: Tensor | np.ndarray | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -158,22 +160,26 @@ class FacePipeline(DiffusionPipeline):
             seeds: one integer per image; the same seed and request give the same image in any batch.
             num_inference_steps: solver steps (heun evaluates the network twice in each). This and the next two default
                 to the settings that came with the model.
-            guidance_scale: classifier-free guidance on all channels; 1 is none.
+            guidance_scale: classifier-free guidance on all channels, towards the attributes and the identity together;
+                1 is none.
             guidance_interval: (low, high): guidance acts where low <= t <= high, t = 1 being noise.
-            attribute_scales: extra guidance on single attributes, by name.
+            attribute_scales: extra guidance on single attributes, by name; the identity is kept.
+            identity: (B, E) unit vectors, embeddings by the recogniser that the model was trained with; None for the
+                empty identity: the seed decides who it is.
             latents: start noise (B, C, H, W) instead of that of the seeds.
             output_type: "pil", "np" (uint8 (B, H, W, 3)) or "latent".
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": x}), as in diffusers.
 
         Raises:
-            ValueError: for an unknown attribute, a wrong state, shapes that do not fit, or a setting that neither the
-                call nor the model gives.
+            ValueError: for an unknown attribute, a wrong state, shapes that do not fit, an identity that is not finite
+                or that the model has no condition for, or a setting that neither the call nor the model gives.
         """
         num_inference_steps = self._setting("num_inference_steps", num_inference_steps)
         guidance_scale = self._setting("guidance_scale", guidance_scale)
         guidance_interval = self._setting("guidance_interval", guidance_interval)
         config, device = self.transformer.config, self.device
         states = self._states(attributes, len(seeds)).to(device)
+        person = None if identity is None else self._identity(identity, len(seeds)).to(device, self.transformer.dtype)
         scales = {self.attribute_names.index(require_known(k, self.attribute_names)): w
                   for k, w in (attribute_scales or {}).items()}  # fmt: skip
         shape = (config.in_channels, config.sample_size, config.sample_size)
@@ -181,14 +187,14 @@ class FacePipeline(DiffusionPipeline):
         if tuple(x.shape) != (len(seeds), *shape):
             raise ValueError(f"latents have shape {tuple(x.shape)}; expected {(len(seeds), *shape)}")
 
-        def network(x_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
-            return self.transformer(x_t.to(self.transformer.dtype), t, y, return_dict=False)[0].float()
+        def network(x_t: Tensor, t: Tensor, y: Tensor, **person: Tensor) -> Tensor:
+            return self.transformer(x_t.to(self.transformer.dtype), t, y, **person, return_dict=False)[0].float()
 
         set_timesteps(self.scheduler, num_inference_steps, device=device)
         for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             v = guided_velocity(
                 network, x, scheduler_time(self.scheduler, timestep), states,
-                scale=guidance_scale, interval=guidance_interval, attribute_scales=scales,
+                scale=guidance_scale, interval=guidance_interval, attribute_scales=scales, identity=person,
             )  # fmt: skip
             x = self.scheduler.step(v, timestep, x, return_dict=False)[0]
             if callback_on_step_end is not None:
@@ -216,6 +222,18 @@ class FacePipeline(DiffusionPipeline):
             raise ValueError(f"attributes have shape {tuple(states.shape)}; expected {(num, len(names))}")
         check_states(states)
         return states.to(torch.int8)
+
+    def _identity(self, identity: Tensor | np.ndarray, num: int) -> Tensor:
+        """Return identities (num, E) float32, checked."""
+        size = self.transformer.config.identity_dim
+        if size is None:
+            raise ValueError("this model has no identity condition (it was trained without a recogniser); leave it out")
+        vectors = torch.as_tensor(identity, dtype=torch.float32)
+        if tuple(vectors.shape) != (num, size):
+            raise ValueError(f"identity has shape {tuple(vectors.shape)}; expected {(num, size)}, a row per seed")
+        if not bool(vectors.isfinite().all()):
+            raise ValueError("identity holds NaN or infinity; expected unit vectors")
+        return vectors
 
     def _decode(self, x: Tensor) -> np.ndarray:
         """Return uint8 images (B, H, W, 3) of normalised latents."""

@@ -23,11 +23,14 @@ from facegen.artifacts import read_json
 from facegen.attributes import ABSENT, UNKNOWN
 from facegen.charts import drawn_curves, figure_svg, interval_chart, loss_chart, read_csv, time_chart
 from facegen.data.samples import COMBINATION, FLIP, PRIOR, STRENGTH, Samples, read_samples
+from facegen.report_tables import GENERATORS, comparison, control_table, judge_table
 from facegen.report_text import HEADLINES, READINGS
+from facegen.score_charts import gan_figures, guidance_chart, point_chart, reliability_chart, roc_chart
 
 TEMPLATE = "templates/report.html"
 GAP_PX = 2
 PRIOR_COLUMNS, PRIOR_ROWS = 16, 5
+CURVES = {"frechet_by_images": ("thousand images seen", 1e-3), "frechet_by_steps": ("function evaluations", 1.0)}
 WEBP = {"quality": 92, "method": 4}
 
 
@@ -65,7 +68,7 @@ def build_report(folder: Path) -> str:
     """
     metrics, data = read_json(folder / "metrics.json"), read_json(folder / "preprocess.json")
     parameters = read_json(folder / "plots/parameters.json") | read_json(folder / "plots/manifest.json")["parameters"]
-    samples = read_samples(folder / "samples")
+    samples = read_samples(folder / "samples/dit.parquet")
     figures = list(all_figures(metrics))
     by_name = {figure.name: figure for figure in figures}
     environment = Environment(
@@ -79,7 +82,15 @@ def build_report(folder: Path) -> str:
         ratio=metrics["dit"]["frechet"]["value"] / max(metrics["floor"]["frechet"]["value"], 1e-12),
         figures=figures,
         extractor=metrics["extractors"]["frechet"],
-        charts=charts(folder / "plots"),
+        generator_names=[label for key, label in GENERATORS.items() if key in metrics],
+        comparison=comparison(metrics),
+        control=control_table(metrics),
+        judges=judge_table(metrics),
+        recognizer=metrics["recognizer"],
+        heat_map=embedded_png(folder / "plots/interventions.png"),
+        generators=embedded_png(folder / "plots/generators.png"),
+        closest=embedded_png(folder / "plots/closest.png"),
+        charts=charts(folder / "plots", gan_figures(metrics)),
         flips=flip_strips(samples, columns=parameters["sample.grid_columns"]),
         combinations=combination_strips(samples),
         strengths=strength_strips(samples, num_scales=len(parameters["sample.strengths"])),
@@ -136,16 +147,26 @@ def run_facts(
     ]  # fmt: skip
 
 
-def charts(plots: Path) -> dict[str, Markup]:
-    """Return the charts that eval/plots has tables for, as SVG, by name."""
+def charts(plots: Path, gan: Mapping[str, float]) -> dict[str, Markup]:
+    """Return the charts that eval/plots has tables for, as SVG, by name; gan: figures to draw beside the guidance curve."""
     drawn = {}
-    for name in ("dit_loss", "autoencoder_loss"):
+    for name in ("dit_loss", "autoencoder_loss", "gan_loss"):
         if (plots / f"{name}.csv").is_file():
             log = read_csv(plots / f"{name}.csv")
             drawn[name] = loss_chart(log["images"], drawn_curves(log), ylabel="loss")
     if (plots / "dit_loss_by_time.csv").is_file():
         table = read_csv(plots / "dit_loss_by_time.csv")
         drawn["dit_loss_by_time"] = time_chart({name: values for name, values in table.items() if name != "t"})
+    for name, (xlabel, scale) in CURVES.items():
+        table = read_csv(plots / f"{name}.csv")
+        x = next(iter(table))
+        drawn[name] = point_chart(
+            table | {x: table[x] * scale}, x=x, xlabel=xlabel, ylabel=f"Fréchet distance, N = {table['n'][0]:,.0f}",
+            floor=None, logarithmic=True,
+        )  # fmt: skip
+    drawn["guidance"] = guidance_chart(read_csv(plots / "guidance.csv"), baselines=gan)
+    drawn["roc"] = roc_chart(read_csv(plots / "roc.csv"))
+    drawn["reliability"] = reliability_chart(read_csv(plots / "reliability.csv"))
     table = read_csv(plots / "frechet.csv")
     drawn["frechet"] = interval_chart(
         list(table["set"]), table["value"], table["low"], table["high"], xlabel="Fréchet distance to test images"
@@ -206,6 +227,16 @@ def sheet(label: str, images: np.ndarray) -> Strip:
     buffer = io.BytesIO()
     Image.fromarray(canvas).save(buffer, "WEBP", **WEBP)
     return Strip(label, f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", columns, rows)
+
+
+def embedded_png(path: Path) -> str | None:
+    """Return a picture of eval/plots as a data URI, recompressed; None if it was not made."""
+    if not path.is_file():
+        return None
+    buffer = io.BytesIO()
+    with Image.open(path) as picture:
+        picture.convert("RGB").save(buffer, "WEBP", **WEBP)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def fold(images: np.ndarray, columns: int) -> np.ndarray:

@@ -1,11 +1,48 @@
 """The words of the report: what each figure of eval/metrics.json is called and how to read it."""
 
-HEADLINES = ("dit.frechet", "floor.frechet", "reconstruction.psnr_db", "reconstruction.ssim")
+HEADLINES = (
+    "dit.frechet",
+    "gan.frechet",
+    "control.dit.accuracy",
+    "control.gan.accuracy",
+    "control.dit.leakage",
+    "control.gan.leakage",
+    "reconstruction.psnr_db",
+    "judge.balanced_accuracy",
+)
 
 READINGS: dict[str, tuple[str, str]] = {
     "dit.frechet": (
         "Fréchet distance, samples",
         "How far samples are, as a set, from pictures of people that training never saw; lower is better.",
+    ),
+    "gan.frechet": (
+        "Fréchet distance, conditional DCGAN",
+        "The same for the baseline that is asked for the same attributes, after as long a training.",
+    ),
+    "gan_unconditional.frechet": (
+        "Fréchet distance, DCGAN",
+        "The same for the baseline that cannot be asked for anything.",
+    ),
+    "control.dit.accuracy": (
+        "Requests answered, LatentDiT",
+        "Share of requested states, half present and half absent, that judge b finds in the pictures.",
+    ),
+    "control.gan.accuracy": (
+        "Requests answered, conditional DCGAN",
+        "The same requests to the baseline; 0.5 is no control at all.",
+    ),
+    "control.dit.leakage": (
+        "Leakage, LatentDiT",
+        "How far the probability of every other attribute moves when one is flipped, same noise; 0 is none.",
+    ),
+    "control.gan.leakage": (
+        "Leakage, conditional DCGAN",
+        "The same for the baseline; read it beside its effect, for what does not react does not leak.",
+    ),
+    "judge.balanced_accuracy": (
+        "Judge b, balanced accuracy",
+        "The judge of all this on real pictures of people that it never saw: the mean over attributes.",
     ),
     "floor.frechet": (
         "Fréchet distance, floor",

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from facegen.metrics.features import FeatureExtractor
+from facegen.metrics.features import FeatureExtractor, extract
 from facegen.metrics.frechet import frechet_interval
-from facegen.metrics.intervals import mean_interval
 from facegen.metrics.reconstruction import psnr_db, ssim
 from facegen.rng import numpy_generator
 
+Spaces = Mapping[str, FeatureExtractor]  # by the name that their Fréchet distance has in eval/metrics.json
+Reconstruct = Callable[[np.ndarray], np.ndarray]
 TIME_BIN = "mse_t"  # columns of the training log: the error per tenth of t
 
 
@@ -29,7 +30,7 @@ class Reconstructed:
 
     psnr_db: np.ndarray  # (N,)
     ssim: np.ndarray  # (N,)
-    features: np.ndarray  # (N, D) of the images
+    features: dict[str, np.ndarray]  # (N, D) of the images, by feature space
     shown: np.ndarray  # uint8 (2, K, H, W, 3): first images above, their reconstructions below
 
 
@@ -67,92 +68,83 @@ def person_labels(identity: np.ndarray) -> np.ndarray:
 
 
 def measure_reconstruction(
-    batches: Iterable[np.ndarray],
-    reconstruct: Callable[[np.ndarray], np.ndarray],
-    extractor: FeatureExtractor,
-    *,
-    num_shown: int,
+    batches: Iterable[np.ndarray], reconstruct: Reconstruct, spaces: Spaces, *, num_shown: int
 ) -> Reconstructed:
     """Reconstruct images and measure what was lost.
 
     Args:
         batches: uint8 (B, H, W, 3) each.
         reconstruct: from such a batch to its reconstructions, of the same form.
-        extractor: the feature space of the distances.
+        spaces: the feature spaces.
         num_shown: how many of the first images are kept for a picture.
     """
-    ratios, similarities, features = [], [], []
+    ratios, similarities = [], []
+    features: dict[str, list[np.ndarray]] = {name: [] for name in spaces}
     shown: list[np.ndarray] = []
     for images in batches:
         pictures = reconstruct(images)
         ratios.append(psnr_db(images, pictures))
         similarities.append(ssim(images, pictures))
-        features.append(extractor(images))
+        for name, extractor in spaces.items():
+            features[name].append(extractor(images))
         if sum(part.shape[1] for part in shown) < num_shown:
             shown.append(np.stack([images, pictures]))
     return Reconstructed(
         np.concatenate(ratios),
         np.concatenate(similarities),
-        np.concatenate(features),
+        {name: np.concatenate(parts) for name, parts in features.items()},
         np.concatenate(shown, axis=1)[:, :num_shown],
     )
 
 
 def features_before_and_after(
-    batches: Iterable[np.ndarray], reconstruct: Callable[[np.ndarray], np.ndarray], extractor: FeatureExtractor
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features (N, D) of images and of their reconstructions; arguments as `measure_reconstruction`."""
-    pairs = [(extractor(images), extractor(reconstruct(images))) for images in batches]
-    before, after = zip(*pairs, strict=True)
-    return np.concatenate(before), np.concatenate(after)
+    batches: Iterable[np.ndarray], reconstruct: Reconstruct, spaces: Spaces
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the features (N, D), by space, of images and of their reconstructions; arguments as `measure_reconstruction`."""
+    before: dict[str, list[np.ndarray]] = {name: [] for name in spaces}
+    after: dict[str, list[np.ndarray]] = {name: [] for name in spaces}
+    for images in batches:
+        pictures = reconstruct(images)
+        for name, extractor in spaces.items():
+            before[name].append(extractor(images))
+            after[name].append(extractor(pictures))
+    return _joined(before), _joined(after)
 
 
-def score_figures(
-    reconstructed: Reconstructed,
-    *,
-    test_people: np.ndarray,
-    train: RealSet,
-    train_reconstructions: np.ndarray,
-    samples: np.ndarray,
-    extractor: FeatureExtractor,
+def features_of(images: np.ndarray, spaces: Spaces) -> dict[str, np.ndarray]:
+    """Return the features (N, D) of uint8 images (N, H, W, 3), by space."""
+    return {name: extract(extractor, [images]) for name, extractor in spaces.items()}
+
+
+def frechet_figures(
+    features: Mapping[str, np.ndarray], test: Mapping[str, RealSet], spaces: Spaces, *, people: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Return the figures of eval/metrics.json. Every distance is to the same N test images.
+    """Return the Fréchet distance to the test images in each space, by its name, with intervals.
 
     The reference is held out, so that copies of training images gain nothing over the floor (training images themselves).
 
     Args:
-        reconstructed: of test images, at least N.
-        test_people: who is on them.
-        train: N training images.
-        train_reconstructions: features (N, D) of their reconstructions.
-        samples: features (N, D) of samples.
-        extractor: the feature space, named beside the figures.
+        features: (N, D) by space.
+        test: the reference, of as many images.
+        spaces: the feature spaces.
+        people: who is on the images that `features` are of; None: unrelated pictures.
     """
-    n = len(samples)
-
-    def frechet(features: np.ndarray, people: np.ndarray | None) -> dict[str, Any]:
+    found = {}
+    for name, extractor in spaces.items():
+        reference = test[name]
         interval, _ = frechet_interval(
-            reconstructed.features[:n], features, extractor=extractor.digest, first_groups=test_people[:n],
+            reference.features, features[name], extractor=extractor.digest, first_groups=reference.people,
             second_groups=people,
         )  # fmt: skip
-        return interval.to_json()
+        found[name] = interval.to_json()
+    return found
 
+
+def describe(spaces: Spaces, notes: Mapping[str, str]) -> dict[str, Any]:
+    """Return the name, digest, size and a note of each feature space, for eval/metrics.json."""
     return {
-        "reconstruction": {
-            "psnr_db": mean_interval(reconstructed.psnr_db, groups=test_people).to_json(),
-            "ssim": mean_interval(reconstructed.ssim, groups=test_people).to_json(),
-            "frechet": frechet(train_reconstructions, train.people),
-        },
-        "floor": {"frechet": frechet(train.features, train.people)},
-        "dit": {"frechet": frechet(samples, None)},
-        "extractors": {
-            "frechet": {
-                "name": extractor.name,
-                "digest": extractor.digest,
-                "dim": extractor.dim,
-                "note": "a fixed random network, not Inception: these distances are no FID",
-            }
-        },
+        name: {"name": extractor.name, "digest": extractor.digest, "dim": extractor.dim, "note": notes[name]}
+        for name, extractor in spaces.items()
     }
 
 
@@ -192,3 +184,7 @@ def _mean(table: np.ndarray) -> np.ndarray:
     count = finite.sum(1)
     total = np.where(finite, table, 0).sum(1)
     return np.divide(total, count, out=np.full(len(table), np.nan), where=count > 0)
+
+
+def _joined(parts: Mapping[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate(rows) for name, rows in parts.items()}

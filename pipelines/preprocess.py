@@ -16,10 +16,13 @@ _SHOWN = 5
 def run(stage: Stage) -> None:
     """Read and check the source, write data/faces and eval/preprocess.json, fail above preprocess.max_rejects."""
     from facegen.data.celeba import read_celeba  # here: worker processes import this module, and do without pyarrow
+    from facegen.data.people import is_folder_per_person, read_people
 
     p = stage.params
-    source = read_celeba(
-        stage.root / p.data.root,
+    root = stage.root / p.data.root
+    read = read_people if is_folder_per_person(root) else read_celeba
+    source = read(
+        root,
         attributes=p.data.attributes,
         val_fraction=p.preprocess.val_fraction,
         test_fraction=p.preprocess.test_fraction,

@@ -18,10 +18,19 @@ SETTINGS = dict(num_inference_steps=6, guidance_scale=2.0, guidance_interval=[0.
 
 @pytest.fixture(scope="module")
 def pipe():
+    return make_pipe()
+
+
+@pytest.fixture(scope="module")
+def pipe_of_people():
+    return make_pipe(identity_dim=5)
+
+
+def make_pipe(**changes):
     vae = build_autoencoder(architecture="tiny", channels=[16, 16], layers_per_block=1, latent_channels=4)
     model = LatentDiT(
         sample_size=8, in_channels=4, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=2.0,
-        attribute_names=NAMES, latent_mean=[0.1] * 4, latent_std=[0.5] * 4,
+        attribute_names=NAMES, latent_mean=[0.1] * 4, latent_std=[0.5] * 4, **changes,
     )  # fmt: skip
     for i, parameter in enumerate([*model.parameters(), *vae.parameters()]):
         torch.nn.init.normal_(parameter, std=0.1, generator=torch_generator(0, "weights", i))
@@ -107,6 +116,49 @@ def test_guidance_reaches_every_channel(pipe):
         pipe, "Male=1", seeds=[0], guidance_scale=5.0, guidance_interval=(0.0, 0.5), num_inference_steps=1
     )
     assert torch.equal(outside, plain)
+
+
+def test_identity_is_guided_with_the_attributes_and_kept_where_one_is_left_out(pipe_of_people):
+    pipe = pipe_of_people
+    people = torch.nn.functional.normalize(torch.randn(2, 5, generator=torch_generator(1, "people")), dim=1)
+    states = torch.tensor([[1, 0, -1], [0, -1, 1]], dtype=torch.int8)
+    x, t = initial_noise([3, 4], (4, 8, 8)), torch.ones(2)
+    with torch.no_grad():
+        null = pipe.transformer(x, t, torch.full_like(states, -1)).sample
+        full = pipe.transformer(x, t, states, identity=people).sample
+        left_out = pipe.transformer(x, t, torch.tensor([[-1, 0, -1], [-1, -1, 1]]), identity=people).sample
+    one_step = dict(seeds=[3, 4], identity=people.numpy(), num_inference_steps=1, guidance_interval=(0.0, 1.0))
+    v = x - latents(pipe, states, guidance_scale=3.0, attribute_scales={"Male": 0.5}, **one_step)  # x_0 = x_1 - v
+    torch.testing.assert_close(v, null + 3 * (full - null) + 0.5 * (full - left_out), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(x - latents(pipe, states, guidance_scale=1.0, **one_step), full, atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_with_an_identity_is_a_function_of_its_own_row(pipe_of_people):
+    people = torch.nn.functional.normalize(torch.randn(3, 5, generator=torch_generator(1, "people")), dim=1)
+    many = latents(pipe_of_people, "Male=1", seeds=[0, 0, 0], identity=people)
+    alone = latents(pipe_of_people, "Male=1", seeds=[0], identity=people[2:])
+    torch.testing.assert_close(alone[0], many[2], atol=1e-5, rtol=1e-5)
+    assert (many[0] - many[1]).abs().max() > 1e-3
+    assert (many[0] - latents(pipe_of_people, "Male=1", seeds=[0])[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("identity", "message"),
+    [
+        (np.zeros(5), r"shape \(5,\); expected \(1, 5\)"),
+        (np.zeros((2, 5)), r"shape \(2, 5\); expected \(1, 5\)"),
+        (np.full((1, 5), np.nan), "NaN or infinity"),
+        (np.full((1, 5), np.inf), "NaN or infinity"),
+    ],
+)
+def test_identities_that_make_no_sense_are_refused(pipe_of_people, identity, message):
+    with pytest.raises(ValueError, match=message):
+        pipe_of_people("Male=1", seeds=[0], identity=identity)
+
+
+def test_a_model_without_identity_condition_refuses_one(pipe):
+    with pytest.raises(ValueError, match="no identity condition"):
+        pipe("Male=1", seeds=[0], identity=np.zeros((1, 5)))
 
 
 def test_saved_and_loaded_whole(pipe, tmp_path):

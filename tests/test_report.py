@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from facegen.data.samples import write_samples
 from facegen.errors import FacegenError
 from facegen.report import all_figures, build_report, number, parameter_text, request_label, sheet
 from facegen.score_plots import write_plots
+from tests.made_evaluation import made_evaluation, write_models
 
 NAMES = ["Male", "No_Beard", "Smiling"]
 SCALES = [0.0, 2.0]
@@ -49,52 +51,39 @@ def _figure(value: float) -> dict:
     return {"value": value, "low": value * 0.9, "high": value * 1.1, "n": 1152}
 
 
-METRICS = {
-    "dit": {"frechet": _figure(4.5)},
-    "floor": {"frechet": _figure(1.5)},
-    "reconstruction": {"frechet": _figure(2.0), "psnr_db": _figure(27.0), "ssim": _figure(0.9)},
-    "extractors": {
-        "frechet": {"name": "random-projection-8", "digest": "ab" * 32, "dim": 8, "note": "not Inception: no FID"}
-    },
-}
+def _metrics() -> dict:
+    row = {"balanced_accuracy": _figure(0.97), "auroc": 0.99, "calibration_error": 0.01, "majority_accuracy": 0.6}
+    judge = {"balanced_accuracy": 0.97, "auroc": 0.99, "attributes": dict.fromkeys(NAMES, row)}
+    figures = {**FOUND.figures, "judge": judge, "recognizer": {"absent": "nobody is named"}}
+    figures["dit"] = {**figures["dit"], "frechet": _figure(4.5)}
+    figures["floor"] = {**figures["floor"], "frechet": _figure(1.5)}
+    return figures
 
 
-def _images(n: int, *, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 255, (n, 8, 8, 3), dtype=np.uint8)
+FOUND, SAMPLES = made_evaluation()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     evaluation = tmp_path / "eval"
-    parts: dict[str, tuple[list, list]] = {"prior": ([[1, 0, -1]] * 40, list(range(40)))}
-    for k, name in enumerate(NAMES):
-        states = np.full((4, 2, 3), -1)
-        states[:, 0, k], states[:, 1, k] = 0, 1
-        parts[f"flip/{name}"] = (states.reshape(-1, 3).tolist(), [0, 0, 1, 1, 2, 2, 3, 3])
-        parts[f"strength/{name}"] = ([(np.eye(3, dtype=int)[k] * 2 - 1).tolist()] * 2, [0, 0])
-    parts["combination"] = ([[0, -1, 1]] * 3 + [[1, -1, 0]] * 3, [0, 1, 2] * 2)
-    rows = [
-        (state, seed, name)
-        for name, (states, seeds) in parts.items()
-        for state, seed in zip(states, seeds, strict=True)
-    ]
+    samples = SAMPLES["dit"]
     write_samples(
-        evaluation / "samples/dit.parquet",
-        seeds=[row[1] for row in rows],
-        attributes=np.array([row[0] for row in rows]),
-        images_uint8=_images(len(rows), seed=0),
-        sets=[row[2] for row in rows],
-        attribute_names=NAMES,
-    )
-    models = tmp_path / "models"
-    (models / "dit").mkdir(parents=True)
-    (models / "dit/log.csv").write_text("images,loss,mse,mse_t0,mse_t1\n100,2,1,1,1\n200,1,0.5,1,1\n")
+        evaluation / "samples/dit.parquet", seeds=samples.seeds, attributes=samples.attributes,
+        images_uint8=samples.images(), sets=samples.sets, attribute_names=samples.attribute_names,
+    )  # fmt: skip
+    write_models(tmp_path / "models")
     (evaluation / "plots").mkdir()
-    write_plots(evaluation / "plots", METRICS, models=models, shown=_images(10, seed=1).reshape(2, 5, 8, 8, 3))
-    write_json(evaluation / "metrics.json", METRICS)
+    side = samples.resolution
+    shown = np.random.default_rng(1).integers(0, 255, (2, 5, side, side, 3)).astype(np.uint8)
+    found = replace(FOUND, figures=_metrics(), closest=None)
+    write_plots(
+        evaluation / "plots", found, models=tmp_path / "models", shown=shown, samples=SAMPLES, train=None,
+        test=np.concatenate(shown),
+    )  # fmt: skip
+    write_json(evaluation / "metrics.json", _metrics())
     write_json(
         evaluation / "preprocess.json",
-        {"faces": {"train": 7000, "val": 500, "test": 1152}, "identities": 0, "resolution": 8, "crop": "full",
+        {"faces": {"train": 7000, "val": 500, "test": 1152}, "identities": 0, "resolution": 12, "crop": "full",
          "attribute_names": NAMES, "rejects": [], "notes": ["no <identity> list"]},
     )  # fmt: skip
     write_json(
@@ -123,7 +112,7 @@ def test_page_is_well_formed_and_needs_nothing_but_itself(folder: Path) -> None:
     assert "url(http" not in html and "@import" not in html
     anchors = {a["href"][1:] for tag, a in page.tags if tag == "a"}
     ids = [a["id"] for _, a in page.tags if "id" in a]
-    assert anchors <= set(ids) and len(anchors) == 10
+    assert anchors <= set(ids) and len(anchors) == 13
     assert len(ids) == len(set(ids)), "identifiers of two charts clash"
     assert html == build_report(folder)
 
@@ -131,8 +120,8 @@ def test_page_is_well_formed_and_needs_nothing_but_itself(folder: Path) -> None:
 def test_every_figure_stands_with_interval_n_floor_and_name_of_its_space(folder: Path) -> None:
     text = " ".join(Page(build_report(folder)).text.split())
     for shown in ("4.50", "[4.05 to 4.95]", "N = 1,152", "3.0 × the floor", "27.0", "0.900", "dit.frechet", "no FID",
-                  "random-projection-8", "ab" * 32, "8,652 faces at 8 px", "9.0 M parameters", "934 k parameters",
-                  "2 × 2 × 4", "no <identity> list", "100,000 images seen", "No Beard", "feature_dim"):  # fmt: skip
+                  "judge-b-4", "ab" * 32, "8,652 faces at 12 px", "9.0 M parameters", "934 k parameters",
+                  "3 × 3 × 4", "no <identity> list", "100,000 images seen", "No Beard", "feature_dim"):  # fmt: skip
         assert shown in text, shown
     assert "people at" not in text  # their number is not known
 
@@ -140,14 +129,16 @@ def test_every_figure_stands_with_interval_n_floor_and_name_of_its_space(folder:
 def test_pictures_are_the_samples_in_their_places(folder: Path) -> None:
     page = Page(build_report(folder))
     pictures = {a["alt"]: a["src"] for tag, a in page.tags if tag == "img"}
-    assert len(pictures) == 3 + 2 + 3 + 2
+    assert (
+        len(pictures) == 3 + 2 + 3 + 2 + 2
+    )  # flips, combinations, strengths; samples, reconstructions; two comparisons
     flip = _decode(pictures["3 faces without and with No Beard, the same noise in each column"])
-    assert flip.shape == (2 * 10 - 2, 3 * 10 - 2, 4)
-    assert (flip[8:10, :, 3] == 0).all() and (flip[:8, :8, 3] == 255).all()
-    assert _decode(pictures["3 faces: not Male, Smiling"]).shape == (8, 28, 4)
-    assert _decode(pictures["Smiling at guidance 0.0, 2.0"]).shape == (8, 18, 4)
-    assert _decode(pictures["5 test images above their reconstructions"]).shape == (18, 48, 4)
-    assert _decode(pictures["32 random samples"]).shape == (18, 158, 4)
+    assert flip.shape == (2 * 14 - 2, 3 * 14 - 2, 4)
+    assert (flip[12:14, :, 3] == 0).all() and (flip[:12, :12, 3] == 255).all()
+    assert _decode(pictures["3 faces: not Male, Smiling"]).shape == (12, 40, 4)
+    assert _decode(pictures["Smiling at guidance 0.0, 2.0"]).shape == (12, 26, 4)
+    assert _decode(pictures["5 test images above their reconstructions"]).shape == (26, 68, 4)
+    assert _decode(pictures["80 random samples"]).shape == (68, 222, 4)
 
 
 def test_sheet_keeps_every_tile_where_it_belongs() -> None:
@@ -167,8 +158,8 @@ def _decode(uri: str) -> np.ndarray:
 
 def test_a_run_without_combinations_strengths_and_own_autoencoder(folder: Path) -> None:
     write_samples(
-        folder / "samples/dit.parquet", seeds=[0, 0, 1], attributes=np.zeros((3, 3)), images_uint8=_images(3, seed=2),
-        sets=["flip/Male", "flip/Male", "prior"], attribute_names=NAMES,
+        folder / "samples/dit.parquet", seeds=[0, 0, 1], attributes=np.zeros((3, 3)),
+        images_uint8=np.zeros((3, 12, 12, 3), np.uint8), sets=["flip/Male", "flip/Male", "prior"], attribute_names=NAMES,
     )  # fmt: skip
     html = build_report(folder)
     assert "#combinations" not in html and "#strength" not in html and "Autoencoder</h3>" not in html
@@ -177,10 +168,10 @@ def test_a_run_without_combinations_strengths_and_own_autoencoder(folder: Path) 
 
 def test_names_of_later_figures_are_shown_without_words_for_them() -> None:
     found = {
-        f.name: f for f in all_figures({"control": {"dit": {"accuracy": {"value": 0.81234, "n": 10}, "leakage": 0.1}}})
+        f.name: f for f in all_figures({"control": {"dit": {"accuracy": {"value": 0.81234, "n": 10}, "shift": 0.1}}})
     }
     assert found["control.dit.accuracy"].value == "0.812" and found["control.dit.accuracy"].interval == ""
-    assert found["control.dit.leakage"].label == "control: dit: leakage"
+    assert found["control.dit.shift"].label == "control: dit: shift"
 
 
 def test_missing_and_damaged_inputs_are_named(folder: Path) -> None:

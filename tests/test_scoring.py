@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facegen.artifacts import canonical_json
 from facegen.charts import read_csv
 from facegen.score_plots import write_plots
 from facegen.scoring import (
@@ -15,12 +14,15 @@ from facegen.scoring import (
     chosen_rows,
     common_count,
     count_parameters,
+    describe,
     error_by_time,
     features_before_and_after,
+    features_of,
+    frechet_figures,
     measure_reconstruction,
     person_labels,
-    score_figures,
 )
+from tests.made_evaluation import made_evaluation, write_models
 
 
 class MeanColour:
@@ -52,33 +54,26 @@ def test_rows_are_seeded_different_and_nested() -> None:
     assert rows.tolist() != chosen_rows(1, "test", size=50, num=20).tolist()
 
 
-def test_figures_of_a_known_shift(tmp_path: Path) -> None:
+def test_reconstructions_and_their_features_are_measured_in_every_space() -> None:
     test, train = _images(40, seed=0), _images(30, seed=1)
     extractor = MeanColour()
+    spaces = {"frechet": extractor, "other": extractor}
 
     def reconstruct(images: np.ndarray) -> np.ndarray:
         return images + np.uint8(10)
 
-    measured = measure_reconstruction(iter([test[:7], test[7:]]), reconstruct, extractor, num_shown=9)
+    measured = measure_reconstruction(iter([test[:7], test[7:]]), reconstruct, spaces, num_shown=9)
     assert measured.psnr_db == pytest.approx(np.full(40, 10 * np.log10(255**2 / 100)))
     assert np.array_equal(measured.shown, np.stack([test[:9], test[:9] + 10]))
-    before, after = features_before_and_after(iter([train[:11], train[11:]]), reconstruct, extractor)
-    assert np.array_equal(before, extractor(train)) and np.array_equal(after, extractor(train + np.uint8(10)))
-    figures = score_figures(
-        measured,
-        test_people=np.arange(40),
-        train=RealSet(before, np.arange(30)),
-        train_reconstructions=after,
-        samples=extractor(test[:30] + np.uint8(5)),
-        extractor=extractor,
-    )
-    assert figures["dit"]["frechet"]["value"] == pytest.approx(3 * 25, rel=1e-5)  # equal covariances, means 5 apart
-    assert figures["dit"]["frechet"]["n"] == figures["floor"]["frechet"]["n"] == 30
-    assert figures["reconstruction"]["psnr_db"]["n"] == 40
-    assert figures["reconstruction"]["frechet"]["value"] != figures["floor"]["frechet"]["value"]
-    assert figures["extractors"]["frechet"]["digest"] == "d1" and "not Inception" in canonical_json(figures)
-    assert "fid" not in canonical_json({k: v for k, v in figures.items() if k != "extractors"}).lower()
-    _check_plots(tmp_path, figures, measured.shown)
+    assert np.array_equal(measured.features["frechet"], extractor(test))
+    before, after = features_before_and_after(iter([train[:11], train[11:]]), reconstruct, spaces)
+    assert np.array_equal(before["other"], extractor(train))
+    assert np.array_equal(after["frechet"], extractor(train + np.uint8(10)))
+    reference = {name: RealSet(rows[:30], np.arange(30)) for name, rows in measured.features.items()}
+    figures = frechet_figures(features_of(test[:30] + np.uint8(5), spaces), reference, spaces)
+    assert figures["frechet"]["value"] == pytest.approx(3 * 25, rel=1e-5)  # equal covariances, means 5 apart
+    assert figures["other"] == figures["frechet"] and figures["frechet"]["n"] == 30
+    assert describe(spaces, {"frechet": "no FID", "other": ""})["frechet"]["digest"] == "d1"
 
 
 def test_people_are_labels_and_the_unknown_are_each_their_own() -> None:
@@ -86,20 +81,40 @@ def test_people_are_labels_and_the_unknown_are_each_their_own() -> None:
     assert labels[0] == labels[2] and len(set(labels.tolist())) == 4
 
 
-def _check_plots(folder: Path, figures: dict, shown: np.ndarray) -> None:
-    (folder / "models/dit").mkdir(parents=True)
-    log = "images,loss,mse,mse_t0,mse_t1\n" + "".join(f"{i * 100},{2 / i},{1 / i},{i},\n" for i in range(1, 21))
-    (folder / "models/dit/log.csv").write_text(log)
+def test_plots_are_whole_and_the_same_twice(tmp_path: Path) -> None:
+    found, samples = made_evaluation()
+    write_models(tmp_path / "models")
+    train = _images(300, seed=3)[:, :12, :12]
     for name in ("a", "b"):
-        (folder / name).mkdir()
-        write_plots(folder / name, figures, models=folder / "models", shown=shown)
-    names = sorted(path.name for path in (folder / "a").iterdir())
-    assert names == ["dit_loss.csv", "dit_loss.png", "dit_loss_by_time.csv", "dit_loss_by_time.png", "frechet.csv",
-                     "frechet.png", "reconstruction_pairs.png", "reconstructions.png"]  # fmt: skip
-    assert all((folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes() for name in names)
-    assert list(read_csv(folder / "a/dit_loss.csv")) == ["images", "loss", "mse"]
-    table = read_csv(folder / "a/frechet.csv")
-    assert table["value"].tolist() == [figures[k]["frechet"]["value"] for k in ("floor", "reconstruction", "dit")]
+        (tmp_path / name).mkdir()
+        write_plots(
+            tmp_path / name, found, models=tmp_path / "models", samples=samples, test=train[:24],
+            shown=np.stack([train[:5], train[5:10]]), train=Pictures(train),
+        )  # fmt: skip
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    both = ["dit_loss", "dit_loss_by_time", "frechet", "frechet_by_images", "frechet_by_steps", "gan_loss", "guidance",
+            "interventions", "reliability", "roc"]  # fmt: skip
+    pictures = ["closest.png", "generators.png", "reconstruction_pairs.png", "reconstructions.png"]
+    assert names == sorted([f"{name}.{end}" for name in both for end in ("csv", "png")] + pictures)
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+    assert list(read_csv(tmp_path / "a/dit_loss.csv")) == ["images", "loss", "mse"]
+    table = read_csv(tmp_path / "a/frechet.csv")
+    kinds = ("floor", "reconstruction", "dit", "gan", "gan_unconditional")
+    assert table["value"].tolist() == [found.figures[k]["frechet"]["value"] for k in kinds]
+    table = read_csv(tmp_path / "a/interventions.csv")
+    row = (table["of"] == "gan") & (table["flipped"] == "Male") & (table["measured"] == "No_Beard")
+    assert table["change"][row] == pytest.approx([0.2])
+    assert read_csv(tmp_path / "a/guidance.csv")["guidance"].tolist() == [1, 2]
+
+
+class Pictures:
+    """A training set in memory."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.pixels = images
+
+    def images(self, rows: np.ndarray, *, threads: int) -> np.ndarray:
+        return self.pixels[rows]
 
 
 def test_error_by_time_is_of_the_first_and_the_last_tenth_in_order_of_t() -> None:

@@ -2,22 +2,31 @@
 
 A point (x, y) is in px, counted from the centre of the top left pixel, as CelebA's landmarks are. Five points a face,
 in CelebA's order: left eye, right eye (as the viewer sees them), nose, left and right corner of the mouth.
+
+`cut_face` makes the pictures that are trained on, `recognizer_crops` what a face recogniser sees of them.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
 from facegen.data.images import ImageError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Crop = Literal["full", "center", "landmarks"]
 # Where the points lie in a square crop, as fractions of its side from its upper left corner: CelebA's mean positions in
 # the centred square of 178 px, made symmetric so that a mirrored face is as canonical as the face.
 CANONICAL = np.array([[0.3925, 0.512], [0.6075, 0.512], [0.5, 0.646], [0.404, 0.743], [0.596, 0.743]])
+# Where they lie, in px, in the crop of 112 px that published face recognisers are trained on (insightface's template).
+RECOGNIZER_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
 _MAX_SPAN = 4.0  # sides of the crop, in sides of the photograph, beyond which landmarks are nonsense
 
 
@@ -122,3 +131,67 @@ def _region(
     columns = np.clip(np.arange(low[0], high[0]), 0, width - 1)
     rows = np.clip(np.arange(low[1], high[1]), 0, height - 1)
     return Image.fromarray(np.asarray(image)[rows[:, None], columns]), low
+
+
+def recognizer_template(size: int) -> np.ndarray:  # (5, 2)
+    """Return the five positions in a recogniser's crop of `size` px, float64.
+
+    Raises:
+        ValueError: if size is a multiple neither of 112 nor of 128, the two layouts that are published.
+    """
+    if size > 0 and size % 112 == 0:
+        return RECOGNIZER_TEMPLATE * (size / 112)
+    if size > 0 and size % 128 == 0:  # the same face with 8 px more on the left and right, 16 below
+        return (RECOGNIZER_TEMPLATE + np.array([8, 0])) * (size / 128)
+    raise ValueError(f"a recogniser's crop of {size} px; expected a multiple of 112 or 128")
+
+
+def recognizer_matrices(landmarks: np.ndarray, *, size: int) -> np.ndarray:  # (N, 5, 2) px -> (N, 2, 3)
+    """Return the similarities that bring each picture's landmarks closest to the recogniser's template.
+
+    Raises:
+        ValueError: naming the row whose landmarks coincide or are not finite.
+    """
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2):
+        raise ValueError(f"landmarks have shape {landmarks.shape}; expected (N, 5, 2)")
+    target, matrices = recognizer_template(size), np.empty((len(landmarks), 2, 3))
+    for row, points in enumerate(landmarks):
+        try:
+            matrices[row] = umeyama(points, target)
+        except ValueError as error:
+            raise ValueError(f"landmarks of picture {row}, {points.tolist()}: {error}") from error
+    return matrices
+
+
+def recognizer_crops(images: Tensor, matrices: Tensor, *, size: int) -> Tensor:
+    """Cut the recogniser's crop out of each picture: bilinear, black outside, as insightface does.
+
+    A picture of more than twice the crop's density is first averaged over whole squares of pixels, so that no detail
+    is skipped between samples; each one by its own scale, whatever else is in the batch.
+
+    Args:
+        images: float (B, 3, H, W) in [-1, 1].
+        matrices: (B, 2, 3), from px in the picture to px in the crop, without shear; on the same device.
+
+    Returns:
+        (B, 3, size, size) in [-1, 1].
+    """
+    import torch
+    from torch.nn import functional as F
+
+    matrices = matrices.double()
+    scales = torch.linalg.det(matrices[:, :, :2]).abs().sqrt()
+    factors = (1 / scales.clamp(min=1e-3) + 1e-6).floor().clamp(min=1).long()
+    inverse = torch.linalg.inv(matrices[:, :, :2])
+    middle = inverse @ ((size - 1) / 2 - matrices[:, :, 2:]) + 0.5  # of the crop, in the picture, from its corner
+    out = images.new_empty((len(images), 3, size, size))
+    for factor in factors.unique().tolist():
+        rows = (factors == factor).nonzero()[:, 0]
+        part = images[rows] + 1  # black is 0, what grid_sample puts outside
+        if factor > 1:
+            part = F.avg_pool2d(part, factor, ceil_mode=True)
+        half = factor * torch.tensor([[part.shape[3]], [part.shape[2]]], device=images.device) / 2
+        theta = torch.cat([inverse[rows] * (size / 2) / half, middle[rows] / half - 1], dim=2).to(images.dtype)
+        grid = F.affine_grid(theta, [len(rows), 3, size, size], align_corners=False)
+        out[rows] = F.grid_sample(part, grid, mode="bilinear", padding_mode="zeros", align_corners=False).sub_(1)
+    return out

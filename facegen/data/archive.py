@@ -3,7 +3,8 @@ one.
 
 A zip from elsewhere is not trusted: every name and every size of its directory is checked before the first byte is
 read, and all faults are told together. Nothing is ever written to where a name points. Pictures are known by their
-file name alone, so `img_align_celeba/000001.jpg` is `000001.jpg` however deep it lies.
+file name alone, so `img_align_celeba/000001.jpg` is `000001.jpg` however deep it lies; or, where asked for, by the
+whole path.
 
 Reading needs no open archive (only offsets), so worker processes stay small however many entries there are.
 """
@@ -17,8 +18,9 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from facegen.artifacts import digest
 from facegen.data.images import ImageError
@@ -39,7 +41,7 @@ class Picture:
     """Where one picture lies.
 
     Attributes:
-        name: its file name; its id everywhere else.
+        name: its file name, or its path; its id everywhere else.
         path: the entry's name in the zip, or the path below the folder.
         offset: of the entry's local header in the zip; 0 in a folder.
         packed: bytes in the zip; 0 in a folder.
@@ -76,8 +78,12 @@ class Pictures:
         return digest([(p.name, p.size, p.crc) for p in self.by_name.values()])
 
 
-def list_pictures(place: str | Path) -> Pictures:
+def list_pictures(place: str | Path, *, known_by: Literal["name", "path"] = "name") -> Pictures:
     """List the pictures of a zip or a folder, checked.
+
+    Args:
+        place: the zip or the folder.
+        known_by: what identifies a picture: its file name, or its path below `place`.
 
     Raises:
         FileNotFoundError: if it does not exist.
@@ -87,6 +93,8 @@ def list_pictures(place: str | Path) -> Pictures:
     if not place.exists():
         raise FileNotFoundError(f"{place} does not exist")
     found = _in_folder(place) if place.is_dir() else _in_zip(place)
+    if known_by == "path":
+        found = (replace(picture, name=picture.path) for picture in found)
     pictures: dict[str, Picture] = {}
     faults, others = [], []
     for picture in sorted(found, key=lambda p: (p.name, p.path)):

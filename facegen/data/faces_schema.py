@@ -34,21 +34,23 @@ def faces_schema(
         "attribute_names": list(attribute_names),
         "sources": dict(sources),
     }
-    features = {
+    features: dict[str, dict[str, Any]] = {
         "id": {"dtype": "string", "_type": "Value"},
         "image": {"_type": "Image"},
-        "attributes": _list_feature("int8", len(attribute_names)),
         "identity": {"dtype": "int32", "_type": "Value"},
         "landmarks": _list_feature("float32", 2 * NUM_LANDMARKS),
     }
+    fields = [
+        pa.field("id", pa.string()),
+        pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        pa.field("identity", pa.int32()),
+        pa.field("landmarks", pa.list_(pa.float32(), 2 * NUM_LANDMARKS)),
+    ]
+    if attribute_names:  # Arrow has no lists of length 0
+        features["attributes"] = _list_feature("int8", len(attribute_names))
+        fields.insert(2, pa.field("attributes", pa.list_(pa.int8(), len(attribute_names))))
     return pa.schema(
-        [
-            pa.field("id", pa.string()),
-            pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            pa.field("attributes", pa.list_(pa.int8(), len(attribute_names))),
-            pa.field("identity", pa.int32()),
-            pa.field("landmarks", pa.list_(pa.float32(), 2 * NUM_LANDMARKS)),
-        ],
+        fields,
         metadata={
             METADATA_KEY: canonical_json(about).encode(),
             b"huggingface": canonical_json({"info": {"features": features}}).encode(),

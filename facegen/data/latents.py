@@ -1,8 +1,9 @@
 """Latents as Parquet: the posterior moments of every image and of its mirror, which is all that the denoiser trains on.
 
 `{train,val}-NNNNN.parquet`: `id` string, `mean` and `logvar` of the image and `mean_mirror` and `logvar_mirror` of its
-left-right mirror (fixed-size list<float16> of C*H*W each, row-major), `attributes` fixed-size list<int8>, `identity`
-int32 (-1 unknown), and `embedding` fixed-size list<float32> where the faces have one. Columns are built from buffers.
+left-right mirror (fixed-size list<float16> of C*H*W each, row-major), `attributes` fixed-size list<int8> (no such column
+where there are none), `identity` int32 (-1 unknown), and `embedding` fixed-size list<float32>, a unit vector of the picture
+itself, where there is a recogniser. Columns are built from buffers.
 Beside the shards, `stats.json` holds the mean and the standard deviation of each channel over the training latents as
 they are sampled: std^2 = var(mean) + mean(exp(logvar)).
 
@@ -87,17 +88,19 @@ def write_shard(
         mean, logvar: (N, 2, C, H, W), rounded to float16.
         attributes: (N, A) of -1, 0, 1.
         identity: (N,) integers.
-        attribute_names: A names.
-        embedding: (N, E), or None for no such column.
+        attribute_names: A names; none of them, no such column.
+        embedding: (N, E) unit vectors, or None for no such column.
 
     Raises:
-        ValueError: if shapes disagree, or a moment is not finite in float16.
+        ValueError: if shapes disagree, a moment is not finite in float16, or an embedding is not finite.
     """
     count = len(ids)
     if mean.ndim != 5 or mean.shape != logvar.shape or mean.shape[:2] != (count, 2):
         raise ValueError(f"moments of shape {mean.shape} and {logvar.shape}; expected ({count}, 2, C, H, W)")
     if attributes.shape != (count, len(attribute_names)) or identity.shape != (count,):
         raise ValueError(f"attributes {attributes.shape} and identity {identity.shape} do not fit {count} images")
+    if embedding is not None and (embedding.ndim != 2 or len(embedding) != count or not np.isfinite(embedding).all()):
+        raise ValueError(f"{path}: embeddings of shape {embedding.shape}; expected ({count}, E), all of them finite")
     with np.errstate(over="ignore"):
         moments = {"mean": mean.astype(np.float16), "logvar": logvar.astype(np.float16)}
     for name, values in moments.items():
@@ -105,11 +108,13 @@ def write_shard(
             raise ValueError(f"{path}: {name} holds NaN or values beyond float16 (65504): the autoencoder is broken")
     columns = {"id": pa.array(list(ids), pa.string())}
     columns |= {column: _fixed_list(moments[name][:, side].reshape(count, -1)) for name, side, column in _COLUMNS}
-    columns["attributes"] = _fixed_list(attributes.astype(np.int8))
+    about: dict[str, Any] = {"format": FORMAT, "shape": list(mean.shape[2:]), "attribute_names": list(attribute_names)}
+    if about["attribute_names"]:
+        columns["attributes"] = _fixed_list(attributes.astype(np.int8))
     columns["identity"] = pa.array(identity.astype(np.int32))
     if embedding is not None:
         columns["embedding"] = _fixed_list(embedding.astype(np.float32))
-    about = {"format": FORMAT, "shape": list(mean.shape[2:]), "attribute_names": list(attribute_names)}
+        about["embedding_dim"] = embedding.shape[1]
     table = pa.table(columns)
     table = table.replace_schema_metadata({_METADATA_KEY: canonical_json(about), b"huggingface": _features(table)})
     with atomic_path(path) as temporary:
@@ -138,13 +143,17 @@ def read_shards(shards: Sequence[Path]) -> dict[str, Any]:
     for name, values in moments.items():
         if not np.isfinite(values).all():
             raise DamagedArtifactError(f"{shards[0].parent}: {name} holds NaN or infinity; run the latents stage again")
+    embedding = _matrix(tables, "embedding").astype(np.float32, copy=False) if "embedding_dim" in about else None
+    if embedding is not None and not np.isfinite(embedding).all():
+        raise DamagedArtifactError(f"{shards[0].parent}: embedding holds NaN or infinity; run the latents stage again")
+    names = tuple(about["attribute_names"])
     return {
         "ids": [name for table in tables for name in table["id"].to_pylist()],
         **moments,
-        "attributes": _matrix(tables, "attributes"),
+        "attributes": _matrix(tables, "attributes") if names else np.empty((rows, 0), np.int8),
         "identity": np.concatenate([table["identity"].to_numpy() for table in tables]),
-        "embedding": _matrix(tables, "embedding") if "embedding" in tables[0].column_names else None,
-        "attribute_names": tuple(about["attribute_names"]),
+        "embedding": embedding,
+        "attribute_names": names,
     }
 
 

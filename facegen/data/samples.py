@@ -98,8 +98,8 @@ class Samples:
             self.resolution,
         )
 
-    def images(self) -> np.ndarray:
-        """Decode every image.
+    def images(self, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Decode the images of these rows; None: every image.
 
         Returns:
             uint8 (N, H, W, 3).
@@ -107,10 +107,11 @@ class Samples:
         Raises:
             DamagedArtifactError: if one does not decode (its row is named).
         """
-        out = np.empty((len(self), self.resolution, self.resolution, 3), np.uint8)
-        for i, png in enumerate(self.pngs):
+        chosen = range(len(self)) if rows is None else rows
+        out = np.empty((len(chosen), self.resolution, self.resolution, 3), np.uint8)
+        for place, i in enumerate(chosen):
             try:
-                out[i] = decode_png(png)
+                out[place] = decode_png(self.pngs[i])
             except ValueError as error:
                 raise DamagedArtifactError(
                     f"sample {i} of set {self.sets[i]}: {error}; run the sample stage"

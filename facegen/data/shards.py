@@ -1,10 +1,10 @@
 """Faces as Parquet: the contract between preprocess and everything that looks at pictures.
 
 `{train,val,test}-NNNNN.parquet`: `id` string, `image` struct<bytes, path> (lossless RGB PNG; Hugging Face `datasets`
-reads it as an Image), `attributes` fixed-size list<int8>, `identity` int32 (-1 unknown), `landmarks` fixed-size
-list<float32> of five (x, y) in px. Row groups of 256. Picture bytes are stored plain: one data page a row group, no
-compression, no dictionary, so a picture lies verbatim in the file and can be read through a memory map without
-touching its neighbours.
+reads it as an Image), `attributes` fixed-size list<int8> (no such column where the source names none), `identity` int32
+(-1 unknown), `landmarks` fixed-size list<float32> of five (x, y) in px. Row groups of 256. Picture bytes are stored
+plain: one data page a row group, no compression, no dictionary, so a picture lies verbatim in the file and can be read
+through a memory map without touching its neighbours.
 
 Equal rows give equal bytes (under one version of pyarrow). Shapes: N pictures, B batch, H W size, A attributes.
 """
@@ -41,12 +41,12 @@ class FacesWriter:
         folder: where the shards go; made if missing.
         split: train, val or test.
         resolution: side of every picture, px.
-        attribute_names: what the columns of `attributes` mean.
+        attribute_names: what the columns of `attributes` mean; may be empty.
         sources: digest of each source file by name, kept in the metadata.
         rows_per_shard: pictures a file.
 
     Raises:
-        ValueError: for an unknown split, no attributes, or shards of no rows.
+        ValueError: for an unknown split, or shards of no rows.
     """
 
     def __init__(
@@ -61,10 +61,8 @@ class FacesWriter:
     ) -> None:
         if split not in SPLITS:
             raise ValueError(f"split {split!r}; allowed: {', '.join(SPLITS)}")
-        if rows_per_shard < 1 or not attribute_names:
-            raise ValueError(
-                f"{rows_per_shard} rows a shard, {len(attribute_names)} attributes; both must be at least 1"
-            )
+        if rows_per_shard < 1:
+            raise ValueError(f"{rows_per_shard} rows a shard; it must be at least 1")
         self._folder, self._split, self._rows_per_shard = Path(folder), split, rows_per_shard
         self._folder.mkdir(parents=True, exist_ok=True)
         self._resolution, self._num_attributes = resolution, len(attribute_names)
@@ -155,7 +153,7 @@ class FacesWriter:
             columns = [
                 pa.array(ids, pa.string()),
                 images,
-                _fixed_list(np.stack(states)),
+                *([_fixed_list(np.stack(states))] if self._num_attributes else []),
                 pa.array(np.array(identities, dtype=np.int32)),
                 _fixed_list(np.stack(points).reshape(len(ids), -1)),
             ]
@@ -171,9 +169,10 @@ class Faces:
         self.resolution: int = about["resolution"]
         self.sources: dict[str, str] = dict(about["sources"])
         tables, self._maps, groups = [], [], []
+        labels = ["id", "identity", "landmarks", *(["attributes"] if self.attribute_names else [])]
         for shard in shards:
             file = pq.ParquetFile(shard, memory_map=True)
-            tables.append(file.read(["id", "attributes", "identity", "landmarks"]))
+            tables.append(file.read(labels))
             self._maps.append(np.memmap(shard, dtype=np.uint8, mode="r"))
             groups += [(len(self._maps) - 1, *_picture_chunk(file, g)) for g in range(file.num_row_groups)]
         table = pa.concat_tables(tables).combine_chunks()
@@ -182,7 +181,9 @@ class Faces:
         self._first_row = np.cumsum([0, *(rows for *_, rows in groups)])
         self._offsets: list[np.ndarray | None] = [None] * len(groups)
         self.ids: list[str] = table["id"].to_pylist()
-        self.attributes = _as_matrix(table["attributes"], np.int8, len(self.attribute_names))  # (N, A)
+        self.attributes = np.empty((len(self.ids), 0), np.int8)  # (N, A)
+        if self.attribute_names:
+            self.attributes = _as_matrix(table["attributes"], np.int8, len(self.attribute_names))
         self.identity = table["identity"].to_numpy().astype(np.int32)  # (N,)
         landmarks = _as_matrix(table["landmarks"], np.float32, 2 * NUM_LANDMARKS)
         self.landmarks = landmarks.reshape(-1, NUM_LANDMARKS, 2)  # (N, 5, 2) px
@@ -309,4 +310,4 @@ def _as_matrix(column: pa.ChunkedArray, dtype: type[np.generic], width: int) -> 
 
 
 def _png_name(id: str) -> str:
-    return Path(id).stem + ".png"
+    return Path(id).with_suffix(".png").as_posix()

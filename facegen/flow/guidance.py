@@ -2,9 +2,10 @@
 
     v = v(null) + s (v(c) - v(null)) + sum_k w_k (v(c) - v(c \\ k))
 
-c \\ k is the condition with attribute k unknown. Outside the interval v = v(c).
+c is the attributes and, where there is one, the identity; null is every attribute unknown and the empty identity. c \\ k
+is c with attribute k unknown, the identity kept. Outside the interval v = v(c).
 Source: Ho and Salimans, Classifier-Free Diffusion Guidance; Kynkaanniemi et al., Applying Guidance in a Limited Interval.
-Shapes: x (B, C, H, W), attributes (B, A).
+Shapes: x (B, C, H, W), attributes (B, A), identity (B, E).
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from facegen.attributes import UNKNOWN
 
 _ROUNDING = 1e-6  # schedulers hold t in float32
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x_t (B, C, H, W), t (B,), attributes (B, A)) -> v (B, C, H, W)."""
+Network = Callable[..., Tensor]
+"""(x_t (B, C, H, W), t (B,), attributes (B, A)) -> v (B, C, H, W); where there is an identity, it is called with the
+keywords identity (B, E) and identity_known (B,) bool, too."""
 
 
 def guided_velocity(
@@ -31,6 +33,7 @@ def guided_velocity(
     scale: float,
     interval: Sequence[float],
     attribute_scales: Mapping[int, float],
+    identity: Tensor | None = None,
 ) -> Tensor:
     """Return the guided velocity at one time for a batch; all conditions go through the network in one pass.
 
@@ -42,19 +45,26 @@ def guided_velocity(
         scale: guidance scale s; 1 is none.
         interval: (low, high): guidance acts where low <= t <= high.
         attribute_scales: extra weight w_k by attribute index.
+        identity: (B, E), part of every condition but the null one; None for the empty identity throughout.
     """
     inside = interval[0] - _ROUNDING <= t <= interval[1] + _ROUNDING
     extra = {k: w for k, w in attribute_scales.items() if w and inside}
-    conditions = [attributes]
+    conditions, known = [attributes], [True]
     if inside and scale != 1:
         conditions.append(torch.full_like(attributes, UNKNOWN))
+        known.append(False)
     for k in extra:
         without = attributes.clone()
         without[:, k] = UNKNOWN
         conditions.append(without)
+        known.append(True)
     B, n = x_t.shape[0], len(conditions)
     times = torch.full((B * n,), t, device=x_t.device, dtype=torch.float32)
-    v = network(x_t.repeat(n, 1, 1, 1), times, torch.cat(conditions)).chunk(n)
+    person: dict[str, Tensor] = {}
+    if identity is not None:
+        person["identity"] = identity.repeat(n, 1)
+        person["identity_known"] = torch.tensor(known, device=x_t.device).repeat_interleave(B)
+    v = network(x_t.repeat(n, 1, 1, 1), times, torch.cat(conditions), **person).chunk(n)
     guided, rest = v[0], list(v[1:])
     if inside and scale != 1:
         null = rest.pop(0)

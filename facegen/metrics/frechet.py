@@ -9,6 +9,7 @@ Shapes: N rows, D features. All arithmetic float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ import numpy as np
 from scipy import stats
 
 from facegen.metrics.intervals import CONFIDENCE, Interval, variance_of_mean
+
+NUM_LEVELS = 4  # of N behind an extrapolation to infinite N
+EXTRAPOLATED_ROWS = 2  # per effective dimension, in the smallest of them
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,8 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> Fre
     Source: Dowson and Landau 1982, equation 16; Heusel et al. 2017, equation 6.
     """
     _require_comparable(first, second)
-    root = _sqrtm(first.covariance)
-    product = np.linalg.eigvalsh(root @ second.covariance @ root)
-    trace = float(np.trace(first.covariance) + np.trace(second.covariance))
-    mean_term = float(np.square(first.mean - second.mean).sum())
-    covariance_term = trace - 2 * float(np.sqrt(np.clip(product, 0, None)).sum())
-    negative = float(np.sqrt(-np.clip(product, None, 0)).sum())
-    return FrechetDistance(mean_term + covariance_term, mean_term, covariance_term, negative / trace if trace else 0.0)
+    factor = _factor(first.covariance)
+    return _distance(first, second, np.linalg.eigvalsh(factor.T @ second.covariance @ factor))
 
 
 def frechet_interval(
@@ -117,32 +116,119 @@ def frechet_interval(
     Source: van der Vaart, Asymptotic Statistics, chapter 3; T from Gelbrich 1990.
     """
     a, b = (feature_statistics([rows], extractor=extractor) for rows in (first, second))
-    distance = frechet_distance(a, b)
+    _require_comparable(a, b)
+    values, vectors = np.linalg.eigh(a.covariance)
+    kept = _above_rounding(values)
+    scales = np.sqrt(values[kept])
+    root = vectors[:, kept] * scales  # (D, K) of a's covariance
+    squares, turn = np.linalg.eigh(root.T @ b.covariance @ root)
+    distance = _distance(a, b, squares)
+    # The maps are W s W^T and W' s^-1 W'^T, with s the roots of `squares`, each on the span of the set that it maps.
+    seen = _above_rounding(squares)
+    turn, roots = turn[:, seen], np.sqrt(squares[seen])
+    to_second = (vectors[:, kept] / scales) @ turn * np.sqrt(roots)
+    to_first = root @ turn / np.sqrt(roots)
     variance = (
-        variance_of_mean(_influence(first, a, b), groups=first_groups)[0]
-        + variance_of_mean(_influence(second, b, a), groups=second_groups)[0]
+        variance_of_mean(_influence(first, a, b, to_second), groups=first_groups)[0]
+        + variance_of_mean(_influence(second, b, a, to_first), groups=second_groups)[0]
     )
     half = float(stats.norm.ppf((1 + confidence) / 2) * np.sqrt(variance))
     return Interval(distance.value, distance.value - half, distance.value + half, min(a.n, b.n)), distance
 
 
-def _influence(rows: np.ndarray, own: FeatureStatistics, other: FeatureStatistics) -> np.ndarray:  # (N,)
-    """Return psi of each row of the set that `own` describes; T is taken on the span of its covariance."""
+def frechet_infinity(
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    extractor: str,
+    generator: np.random.Generator,
+    confidence: float = CONFIDENCE,
+) -> Interval:
+    """Return the distance at infinitely many rows, extrapolated: the intercept of a line in 1 / N.
+
+    Both sets are dealt to 1, 2, 3 and 4 disjoint blocks, so that every N uses all rows once: ten distances, weighted by
+    their N. The interval is that of the fit; the scatter of the blocks tells it how far samples differ.
+
+    The line is the first order only: with few rows for the spread of the features the result falls below 0. So the
+    smallest N must reach EXTRAPOLATED_ROWS times the effective dimension (tr S^1/2)^2 / tr S of the larger set.
+
+    Args:
+        first, second: (N, D) and (M, D); the smaller number is used of both.
+        extractor: digest of the extractor.
+        generator: deals the rows.
+
+    Raises:
+        ValueError: if there are too few rows for that, or as `feature_statistics`.
+
+    Source: Chong and Forsyth 2020, section 4.
+    """
+    n = min(len(first), len(second))
+    first, second = (rows[generator.permutation(len(rows))[:n]] for rows in (first, second))
+    sizes: list[int] = []
+    values: list[float] = []
+    for num_blocks in range(1, NUM_LEVELS + 1):
+        size = n // num_blocks
+        for block in range(num_blocks):
+            rows = slice(block * size, (block + 1) * size)
+            a, b = (feature_statistics([part[rows]], extractor=extractor) for part in (first, second))
+            if not sizes:
+                _require_rows(n // NUM_LEVELS, max(effective_dimension(a), effective_dimension(b)))
+            sizes.append(size)
+            values.append(frechet_distance(a, b).value)
+    weights = np.sqrt(np.array(sizes, np.float64))
+    design = weights[:, None] * np.stack([np.ones(len(sizes)), 1 / np.array(sizes)], axis=1)
+    fit, *_ = np.linalg.lstsq(design, weights * values, rcond=None)
+    freedom = len(sizes) - 2
+    variance = np.square(weights * values - design @ fit).sum() / freedom * np.linalg.inv(design.T @ design)[0, 0]
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance))
+    return Interval(float(fit[0]), float(fit[0]) - half, float(fit[0]) + half, n)
+
+
+def effective_dimension(statistics: FeatureStatistics) -> float:
+    """Return (tr S^1/2)^2 / tr S: D where all directions vary alike, 1 where one does."""
+    values = np.clip(np.linalg.eigvalsh(statistics.covariance), 0, None)
+    total = float(values.sum())
+    return float(np.sqrt(values).sum()) ** 2 / total if total else 0.0
+
+
+def _require_rows(smallest: int, dimension: float) -> None:
+    needed = EXTRAPOLATED_ROWS * dimension
+    if smallest < needed:
+        raise ValueError(
+            f"features of effective dimension {dimension:.0f} need at least {NUM_LEVELS * math.ceil(needed)} rows of "
+            f"each set to extrapolate; got {NUM_LEVELS * smallest}"
+        )
+
+
+def _distance(first: FeatureStatistics, second: FeatureStatistics, squares: np.ndarray) -> FrechetDistance:
+    """Return the distance from the eigenvalues of S1^1/2 S2 S1^1/2; those below 0 are rounding and count as 0."""
+    trace = float(np.trace(first.covariance) + np.trace(second.covariance))
+    mean_term = float(np.square(first.mean - second.mean).sum())
+    covariance_term = trace - 2 * float(np.sqrt(np.clip(squares, 0, None)).sum())
+    negative = float(np.sqrt(-np.clip(squares, None, 0)).sum())
+    return FrechetDistance(mean_term + covariance_term, mean_term, covariance_term, negative / trace if trace else 0.0)
+
+
+def _influence(
+    rows: np.ndarray, own: FeatureStatistics, other: FeatureStatistics, factor: np.ndarray
+) -> np.ndarray:  # (N,)
+    """Return psi of each row of the set that `own` describes; T = factor @ factor^T, (D, K)."""
     shifted = np.asarray(rows, np.float64) - own.mean
-    values, vectors = np.linalg.eigh(own.covariance)
-    kept = values > values.max(initial=0) * len(values) * np.finfo(np.float64).eps
-    root, inverse = np.sqrt(values[kept]), vectors[:, kept] / np.sqrt(values[kept])
-    half = vectors[:, kept] * root  # S^1/2 = half @ vectors^T on the span
-    middle = _sqrtm(half.T @ other.covariance @ half)
-    projected = shifted @ inverse  # (N, K)
-    transported = ((projected @ middle) * projected).sum(1)
+    transported = np.square(shifted @ factor).sum(1)
     return 2 * shifted @ (own.mean - other.mean) + np.square(shifted).sum(1) - transported
 
 
-def _sqrtm(matrix: np.ndarray) -> np.ndarray:
-    """Return the symmetric root of a positive semi-definite matrix; eigenvalues below 0 are rounding and count as 0."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """Return F with F F^T the covariance: Cholesky's, or from eigenvectors where it is singular (ten times slower)."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+        return vectors * np.sqrt(np.clip(values, 0, None))
+
+
+def _above_rounding(values: np.ndarray) -> np.ndarray:
+    return values > values.max(initial=0) * len(values) * np.finfo(np.float64).eps
 
 
 def _checked(batch: np.ndarray) -> np.ndarray:

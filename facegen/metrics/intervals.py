@@ -1,4 +1,4 @@
-"""Figures with their uncertainty: means, paired differences, and the bootstrap for what is not a mean.
+"""Figures with their uncertainty: means, shares, paired differences, and the bootstrap for what is none of these.
 
 Shapes: N observations.
 """
@@ -85,6 +85,30 @@ def paired_difference(first: np.ndarray, second: np.ndarray, *, confidence: floa
     if first.shape != second.shape:
         raise ValueError(f"pairs need equal shapes, got {first.shape} and {second.shape}")
     return mean_interval(first - second, confidence=confidence)
+
+
+def wilson_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval:
+    """Return the share of successes with its score interval, which is sound at shares of 0 and 1 too.
+
+    Args:
+        successes: of n independent trials, 0 to n.
+        n: at least 1.
+        confidence: coverage, between 0 and 1.
+
+    Raises:
+        ValueError: for counts that cannot be, or a confidence outside (0, 1).
+
+    Source: Wilson 1927: all p with |share - p| <= z sqrt(p (1 - p) / n).
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes in {n} trials; expected at least 1 trial and 0 to n successes")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; allowed: between 0 and 1")
+    share, z = successes / n, float(stats.norm.ppf((1 + confidence) / 2))
+    middle = share + z**2 / (2 * n)
+    half = z * float(np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)))
+    low, high = ((middle + side * half) / (1 + z**2 / n) for side in (-1, 1))
+    return Interval(share, min(max(low, 0.0), share), max(min(high, 1.0), share), n)
 
 
 def bootstrap_interval(

@@ -141,8 +141,14 @@ class LatentDiT(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def initialize_weights(self, generator: torch.Generator) -> None:
-        """Draw all weights anew: Xavier uniform for matrices, N(0, 0.02) for embeddings, zero modulation and output."""
+        """Draw all weights anew: Xavier uniform for matrices, N(0, 0.02) for embeddings, zero modulation and output.
+
+        The identity condition starts at zero and takes no draw: such a model begins as the one without it does.
+        """
+        identity = getattr(self, "identity_embedder", None)
         for module in self.modules():
+            if module is identity:
+                continue
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
                 if module.bias is not None:
@@ -152,7 +158,10 @@ class LatentDiT(ModelMixin, ConfigMixin):
         for layer in self.t_embedder:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02, generator=generator)
-        for parameter in (*self.adaLN_modulation.parameters(), *self.final_linear.parameters()):
+        zero = [*self.adaLN_modulation.parameters(), *self.final_linear.parameters()]
+        if identity is not None:
+            zero += [*identity.parameters(), self.identity_null]
+        for parameter in zero:
             nn.init.zeros_(parameter)
 
     def condition(
@@ -168,7 +177,8 @@ class LatentDiT(ModelMixin, ConfigMixin):
             return c
         if identity is None:
             return c + self.identity_null
-        projected = self.identity_embedder(identity)  # (B, D)
+        scale = self.config.identity_dim**0.5  # a unit vector's entries are small: without it this layer learns slowly
+        projected = self.identity_embedder(scale * identity)  # (B, D)
         if identity_known is not None:
             projected = torch.where(identity_known[:, None], projected, self.identity_null.to(projected.dtype))
         return c + projected

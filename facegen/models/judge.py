@@ -6,7 +6,7 @@
 
 Nothing is computed at full resolution, which would cost as much as all the rest. Each pixel lies under equally many
 taps (kernel 4, stride 2; then averages), so that gradients through the features show no checkerboard.
-Shapes: B batch, H W image size, w width, A attributes. Source of the perceptual distance: Zhang et al., The
+Shapes: B batch, H W image size, w width, A attributes, D = 4w. Source of the perceptual distance: Zhang et al., The
 Unreasonable Effectiveness of Deep Features as a Perceptual Metric (LPIPS), equation 1, with equal weights.
 """
 
@@ -43,7 +43,12 @@ class ResidualBlock(nn.Module):
 
 
 class AttributeJudge(ModelMixin, ConfigMixin):
-    """Attribute classifier; `thresholds` are the probabilities from which an attribute counts as present."""
+    """Attribute classifier.
+
+    `temperatures` divide the logits, one an attribute; `thresholds` are the probabilities, after that division, from
+    which an attribute counts as present; `resolution` is the side, px, of the pictures learned from. All three are set
+    after training.
+    """
 
     @register_to_config
     def __init__(
@@ -51,12 +56,19 @@ class AttributeJudge(ModelMixin, ConfigMixin):
         attribute_names: Sequence[str],
         width: int,
         thresholds: Sequence[float] | None = None,
+        temperatures: Sequence[float] | None = None,
+        resolution: int | None = None,
     ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, width, 4, stride=2, padding=1)
         channels = [width, *(width * factor for factor in WIDTHS)]
         self.blocks = nn.ModuleList(ResidualBlock(before, after) for before, after in pairwise(channels))
         self.head = nn.Linear(channels[-1], len(attribute_names))
+
+    @property
+    def dim(self) -> int:
+        """D of `embed`."""
+        return self.head.in_features
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the maps of the four levels, fine to coarse.
@@ -74,9 +86,27 @@ class AttributeJudge(ModelMixin, ConfigMixin):
             maps.append(block(F.avg_pool2d(maps[-1], 2)))
         return maps
 
+    def embed(self, images: Tensor) -> Tensor:
+        """Return what the head sees, (B, D), D = 4w; arguments and errors as `features`."""
+        return self.features(images)[-1].mean(dim=(2, 3))
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B, A) for images (B, 3, H, W) in [-1, 1]."""
-        return self.head(self.features(images)[-1].mean(dim=(2, 3)))
+        return self.head(self.embed(images))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return calibrated probabilities (B, A) of logits (B, A)."""
+        return calibrated(logits, self.config.temperatures)
+
+
+def calibrated(logits: Tensor, temperatures: Sequence[float] | None) -> Tensor:
+    """Return sigmoid(logit / temperature), column by column; no temperatures are temperatures of 1.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, section 4.2, for two classes.
+    """
+    if temperatures is None:
+        return logits.sigmoid()
+    return (logits / torch.tensor(list(temperatures), dtype=logits.dtype, device=logits.device)).sigmoid()
 
 
 def perceptual_distance(features: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:

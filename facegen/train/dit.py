@@ -1,7 +1,7 @@
 """Training the LatentDiT on cached latents that live on the device: no data loader, no host work in a step.
 
-Shapes: S images in the set, B batch, C H W latents, A attributes. The data order and every draw are functions of
-(seed, position); see `facegen.train.loop`.
+Shapes: S images in the set, B batch, C H W latents, A attributes, E identity embedding. The data order and every draw
+are functions of (seed, position); see `facegen.train.loop`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ TIME_BINS = 10
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Posterior moments of each image and of its mirror, with attributes, on one device."""
+    """Posterior moments of each image and of its mirror, with attributes and perhaps identities, on one device."""
 
     mean: Tensor  # (S, 2, C, H, W) float16
     logvar: Tensor  # (S, 2, C, H, W) float16
     attributes: Tensor  # (S, A) int8
     channel_mean: Tensor  # (C,) of the training latents
     channel_std: Tensor  # (C,)
+    embedding: Tensor | None  # (S, E) float32 unit vectors; None: there is no recogniser
 
     @classmethod
     def from_arrays(
@@ -45,11 +46,13 @@ class LatentSet:
         channel_mean: Sequence[float],
         channel_std: Sequence[float],
         device: torch.device,
+        embedding: np.ndarray | None = None,
     ) -> LatentSet:
         """Copy arrays of the stated shapes to `device`.
 
         Raises:
-            ValueError: if the shapes disagree, a state is not -1, 0 or 1, or a standard deviation is not positive.
+            ValueError: if the shapes disagree, a state is not -1, 0 or 1, a standard deviation is not positive, or an
+                embedding is not finite.
         """
         if mean.ndim != 5 or mean.shape != logvar.shape or len(mean) != len(attributes) or mean.shape[1] != 2:
             raise ValueError(
@@ -57,11 +60,16 @@ class LatentSet:
             )
         if not len(mean) or min(channel_std) <= 0:
             raise ValueError(f"{len(mean)} latents with channel std {list(channel_std)}: nothing to train on")
+        if embedding is not None and (embedding.ndim != 2 or len(embedding) != len(mean)):
+            raise ValueError(f"embeddings of shape {embedding.shape} do not fit {len(mean)} latents")
+        if embedding is not None and not np.isfinite(embedding).all():
+            raise ValueError("an embedding holds NaN or infinity: the recogniser is broken")
         states = torch.from_numpy(np.array(attributes, dtype=np.int8))
         check_states(states)
         moments = [torch.from_numpy(np.array(a, dtype=np.float16)).to(device) for a in (mean, logvar)]
         scale = [torch.tensor(list(v), dtype=torch.float32, device=device) for v in (channel_mean, channel_std)]
-        return cls(moments[0], moments[1], states.to(device), scale[0], scale[1])
+        faces = None if embedding is None else torch.from_numpy(np.array(embedding, dtype=np.float32)).to(device)
+        return cls(moments[0], moments[1], states.to(device), scale[0], scale[1], faces)
 
     def __len__(self) -> int:
         return self.mean.shape[0]
@@ -84,6 +92,8 @@ class FlowBatch:
     t: Tensor  # (B,)
     attributes: Tensor  # (B, A) int8, after dropout
     target: Tensor  # (B, C, H, W)
+    identity: Tensor | None  # (B, E)
+    identity_known: Tensor | None  # (B,) bool, after dropout
 
 
 def drop_attributes(attributes: Tensor, *, drop_all: float, drop_some: float, generator: torch.Generator) -> Tensor:
@@ -120,6 +130,7 @@ class DiTRecipe:
     grad_clip: float
     drop_all: float
     drop_some: float
+    drop_identity: float
     ema_sigma_rel: tuple[float, ...]
 
 
@@ -160,10 +171,17 @@ class DiTLearner:
         eps = torch.randn(x0.shape, generator=generator, device=device)
         t = sample_times(batch_size, mean=r.time_mean, std=r.time_std, generator=generator, device=device)
         attributes = drop_attributes(attributes, drop_all=r.drop_all, drop_some=r.drop_some, generator=generator)
-        return FlowBatch(interpolate(x0, eps, t, path=r.path), t, attributes, velocity(x0, eps, t, path=r.path))
+        identity, known = None, None
+        if self.data.embedding is not None:  # the last draw: all others are the same with and without identities
+            identity = self.data.embedding[indices]
+            known = torch.rand(batch_size, generator=generator, device=device) >= r.drop_identity
+        x_t, target = interpolate(x0, eps, t, path=r.path), velocity(x0, eps, t, path=r.path)
+        return FlowBatch(x_t, t, attributes, target, identity, known)
 
     def loss(self, module: nn.Module, batch: FlowBatch) -> tuple[Tensor, Logs]:
-        predicted = module(batch.x_t, batch.t, batch.attributes, return_dict=False)[0]
+        predicted = module(
+            batch.x_t, batch.t, batch.attributes, batch.identity, batch.identity_known, return_dict=False
+        )[0]
         mse, rough = velocity_loss(predicted, batch.target)
         loss = mse.mean() + self.recipe.laplacian_weight * rough.mean()
         logs: Logs = {"loss": loss.detach(), "mse": mse.mean().detach(), "laplacian": rough.mean().detach()}
@@ -179,8 +197,19 @@ def loss_by_time(mse: Tensor, t: Tensor) -> Logs:
 
 
 @torch.no_grad()
-def validation_mse(model: nn.Module, data: LatentSet, recipe: DiTRecipe, *, batch_size: int) -> float:
-    """Return the mean velocity error over a set, at the same times and noise whenever it is asked."""
+def validation_mse(
+    model: nn.Module, data: LatentSet, recipe: DiTRecipe, *, batch_size: int, with_identity: bool = False
+) -> float:
+    """Return the mean velocity error over a set, at the same times and noise whenever it is asked.
+
+    Args:
+        with_identity: give the model each picture's own embedding instead of the empty identity.
+
+    Raises:
+        ValueError: if there are no embeddings to give.
+    """
+    if with_identity and data.embedding is None:
+        raise ValueError("the latents carry no embeddings; measure with the empty identity")
     total = torch.zeros((), dtype=torch.float64, device=data.mean.device)
     for start in range(0, len(data), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(data)), device=data.mean.device)
@@ -190,7 +219,8 @@ def validation_mse(model: nn.Module, data: LatentSet, recipe: DiTRecipe, *, batc
         t = sample_times(
             len(x0), mean=recipe.time_mean, std=recipe.time_std, generator=generator, device=data.mean.device
         )
-        v = model(interpolate(x0, eps, t, path=recipe.path), t, attributes, return_dict=False)[0]
+        identity = data.embedding[indices] if with_identity and data.embedding is not None else None
+        v = model(interpolate(x0, eps, t, path=recipe.path), t, attributes, identity, return_dict=False)[0]
         mse, _ = velocity_loss(v, velocity(x0, eps, t, path=recipe.path))
         total += mse.double().sum()
     return float(total / len(data))

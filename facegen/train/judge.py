@@ -1,20 +1,21 @@
 """Training an attribute judge: balanced, smoothed cross-entropy over the attributes that are known.
 
-Shapes: B batch, A attributes, N images. The train split alone is learned from; the validation split sets thresholds.
+Shapes: B batch, A attributes, N images. The train split alone is learned from; the validation split sets temperatures
+and thresholds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facegen.attributes import PRESENT, UNKNOWN
-from facegen.models.judge import AttributeJudge
+from facegen.attributes import ABSENT, PRESENT, UNKNOWN
+from facegen.models.judges import Judge
 from facegen.train.ema import PowerEMA
 from facegen.train.faces import FaceOrder, FaceSet
 from facegen.train.loop import Logs, Phase, adamw, warmup_linear_decay
@@ -25,6 +26,7 @@ DECAY_FRACTION = 0.6
 GRAD_CLIP = 5.0
 MAX_BALANCE = 20.0  # no label weighs more than this against the average one
 BETAS = (0.9, 0.99)
+TEMPERATURES = (0.05, 20.0)  # searched
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class JudgeRecipe:
 class JudgeLearner:
     """Attribute classification (a `facegen.train.loop.Learner`)."""
 
-    def __init__(self, judge: AttributeJudge, data: FaceSet, recipe: JudgeRecipe) -> None:
+    def __init__(self, judge: Judge, data: FaceSet, recipe: JudgeRecipe) -> None:
         self.judge, self.data, self.recipe = judge, data, recipe
         self.models: dict[str, nn.Module] = {"judge": judge}
         optimizer = adamw(judge, learning_rate=recipe.learning_rate, betas=BETAS, weight_decay=recipe.weight_decay)
@@ -103,46 +105,67 @@ def attribute_loss(logits: Tensor, states: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict(judge: AttributeJudge, data: FaceSet, *, batch_size: int, dtype: torch.dtype) -> np.ndarray:
-    """Return probabilities float32 (S, A), each the mean over a picture and its mirror; `judge` in evaluation mode."""
+def predict(judge: Judge, data: FaceSet, *, batch_size: int) -> np.ndarray:
+    """Return logits float32 (S, A) of every picture, computed in float32; `judge` in evaluation mode."""
     rows = []
     for start in range(0, len(data), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(data)))
-        with torch.autocast(data.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits = [judge(data.images(indices, torch.full(indices.shape, side))) for side in (False, True)]
-        rows.append(torch.stack(logits).float().sigmoid().mean(dim=0).cpu())
+        rows.append(judge(data.images(indices, torch.zeros(len(indices), dtype=torch.bool))).float().cpu())
     return torch.cat(rows).numpy()
 
 
-def balanced_accuracy(probabilities: np.ndarray, states: np.ndarray, thresholds: Sequence[float]) -> list[float | None]:
-    """Return the mean of the true positive and true negative rates of each attribute; None where one class is missing.
+def fit_temperatures(logits: np.ndarray, states: np.ndarray) -> list[float]:
+    """Return, for each attribute, the temperature of the smallest cross-entropy; 1 where a class is missing.
+
+    The targets are Platt's, (P + 1) / (P + 2) and 1 / (Q + 2) of P present and Q absent pictures: logits without an
+    error among so few pictures would otherwise ask for certainty.
 
     Args:
-        probabilities: (N, A).
+        logits: (N, A).
         states: (N, A) of -1 (left out), 0, 1.
-        thresholds: A probabilities from which an attribute counts as present.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, section 4.2; Platt, Probabilistic Outputs for Support
+    Vector Machines, section 2.2.
     """
-    accuracies: list[float | None] = []
-    for column, threshold in enumerate(thresholds):
-        said = probabilities[:, column] >= threshold
-        present, absent = states[:, column] == 1, states[:, column] == 0
-        if present.any() and absent.any():
-            accuracies.append(float((said[present].mean() + (~said[absent]).mean()) / 2))
-        else:
-            accuracies.append(None)
-    return accuracies
+    temperatures = []
+    for column in range(states.shape[1]):
+        known = states[:, column] != UNKNOWN
+        scores, present = logits[known, column].astype(np.float64), states[known, column] == PRESENT
+        num_present, num_absent = int(present.sum()), int((~present).sum())
+        if not num_present or not num_absent:
+            temperatures.append(1.0)
+            continue
+        targets = np.where(present, (num_present + 1) / (num_present + 2), 1 / (num_absent + 2))
+        found = minimize_scalar(
+            _cross_entropy, args=(scores, targets), bounds=np.log(TEMPERATURES), method="bounded",
+            options={"xatol": 1e-6},
+        )  # fmt: skip
+        temperatures.append(float(np.exp(found.x)))
+    return temperatures
+
+
+def _cross_entropy(log_temperature: float, logits: np.ndarray, targets: np.ndarray) -> float:
+    scaled = logits * np.exp(-log_temperature)
+    return float((np.logaddexp(0, scaled) - targets * scaled).mean())
 
 
 def best_thresholds(probabilities: np.ndarray, states: np.ndarray) -> list[float]:
     """Return, for each attribute, the threshold of the best balanced accuracy; 0.5 where a class is missing.
 
     The middle of the best run of thresholds on a grid of hundredths, so that a tie is not settled at its edge.
+
+    Args:
+        probabilities: (N, A).
+        states: (N, A) of -1 (left out), 0, 1.
     """
     grid = np.arange(1, 100) / 100
     chosen = []
     for column in range(states.shape[1]):
-        one = (probabilities[:, column : column + 1], states[:, column : column + 1])
-        scores = np.array([np.nan if (a := balanced_accuracy(*one, [t])[0]) is None else a for t in grid])
-        best = grid[scores == scores.max()] if np.isfinite(scores).all() else np.array([0.5])
+        present, absent = (probabilities[states[:, column] == state, column] for state in (PRESENT, ABSENT))
+        if not len(present) or not len(absent):
+            chosen.append(0.5)
+            continue
+        scores = (present[:, None] >= grid).mean(axis=0) + (absent[:, None] < grid).mean(axis=0)
+        best = grid[scores == scores.max()]
         chosen.append(float(best[len(best) // 2]))
     return chosen

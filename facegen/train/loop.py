@@ -7,6 +7,7 @@ resumed run needs no random state: killed at any moment and started again, it en
 
 from __future__ import annotations
 
+import bisect
 import csv
 import io
 import json
@@ -33,6 +34,8 @@ LOG = "log.jsonl"
 PEAK_BF16_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0}
 
 Logs = dict[str, Tensor | tuple[Tensor, Tensor]]
+Visit = tuple[Sequence[int], Callable[[int], None]]
+"""(rising positions in images, what is called with the images seen by the step that crosses one or more of them)."""
 
 
 @dataclass
@@ -101,6 +104,12 @@ def epoch_indices(positions: range, *, size: int, permutation: Callable[[int], T
     return torch.cat(parts)
 
 
+def positions_crossed(positions: Sequence[int], *, images_seen: int, num_images: int) -> Sequence[int]:
+    """Return those of the rising positions that the last `num_images` of `images_seen` reached."""
+    before = bisect.bisect_right(positions, images_seen - num_images)
+    return positions[before : bisect.bisect_right(positions, images_seen)]
+
+
 def train(
     learner: Learner,
     *,
@@ -114,8 +123,7 @@ def train(
     accelerator: Accelerator,
     on_log: Callable[[dict[str, float], dict[str, float]], None],
     stop: threading.Event,
-    on_grid: Callable[[int], None] | None = None,
-    grid_images: int = 0,
+    visits: Sequence[Visit] = (),
 ) -> None:
     """Train until `total_images` have been seen, going on from the newest checkpoint in `scratch`.
 
@@ -125,10 +133,11 @@ def train(
         batch_size: images a step over all processes.
         scratch: folder of checkpoints and of log.jsonl (one line every `log_images`).
         identity: what must be equal for a checkpoint to be continued.
-        log_images, checkpoint_images, grid_images: intervals in images; checkpoint_minutes in minutes.
+        log_images, checkpoint_images: intervals in images; checkpoint_minutes in minutes.
         on_log: called with (reproducible figures, timings) after each line.
         stop: when set, the loop finishes its step, saves and raises.
-        on_grid: called with the images seen every `grid_images`.
+        visits: what else to do on the way, and where (on the main process). A call comes before the checkpoint of its
+            step, so that a run killed during it comes by again.
 
     Raises:
         NonFiniteError: a loss or gradient was NaN or infinite; nothing was updated by it, post_mortem.json says where.
@@ -136,7 +145,7 @@ def train(
         ValueError: a checkpoint in `scratch` belongs to another configuration, or the batch cannot be split.
     """
     _Run(learner, batch_size, scratch, identity, accelerator).go(
-        total_images, log_images, (checkpoint_images, checkpoint_minutes), (grid_images, on_grid), on_log, stop
+        total_images, log_images, (checkpoint_images, checkpoint_minutes), visits, on_log, stop
     )
 
 
@@ -164,7 +173,7 @@ class _Run:
         total_images: int,
         log_images: int,
         checkpoint: tuple[int, float],
-        grid: tuple[int, Callable[[int], None] | None],
+        visits: Sequence[Visit],
         on_log: Callable[[dict[str, float], dict[str, float]], None],
         stop: threading.Event,
     ) -> None:
@@ -185,8 +194,9 @@ class _Run:
                         self._append(record | {"timing": timing})
                         on_log(record, timing)
                         bar.set_postfix(loss=f"{record['loss']:.4f}")
-                if grid[1] and main and self._crossed(grid[0]):
-                    grid[1](self.images_seen)  # before the save: a run killed here comes by again
+                for positions, visit in visits if main else ():
+                    if positions_crossed(positions, images_seen=self.images_seen, num_images=self.batch_size):
+                        visit(self.images_seen)  # before the save: a run killed here comes by again
                 overdue = time.monotonic() - saved_at > 60 * checkpoint[1]
                 done = self.images_seen >= total_images
                 if self._crossed(checkpoint[0]) or overdue or done or stop.is_set():

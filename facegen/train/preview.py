@@ -5,6 +5,8 @@ Shapes: B images, A attributes, C H W latents.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from PIL import Image
@@ -26,8 +28,13 @@ TILE_PX = 96
 
 def averaged_copy(model: LatentDiT, ema: PowerEMA, sigma_rel: float) -> LatentDiT:
     """Return a new model, in evaluation mode, with the averaged weights of this width."""
+    return copy_with(model, ema.state_dict(sigma_rel))
+
+
+def copy_with(model: LatentDiT, weights: Mapping[str, Tensor]) -> LatentDiT:
+    """Return a new model of the same configuration, in evaluation mode, with these weights."""
     copy = LatentDiT.from_config(model.config)
-    copy.load_state_dict(ema.state_dict(sigma_rel))
+    copy.load_state_dict(weights)
     return copy.to(model.device).eval()
 
 
@@ -35,7 +42,7 @@ def averaged_copy(model: LatentDiT, ema: PowerEMA, sigma_rel: float) -> LatentDi
 def sample_latents(
     model: LatentDiT, attributes: Tensor, noise: Tensor, *, num_steps: int, guidance_scale: float
 ) -> Tensor:
-    """Return latents (B, C, H, W) in the autoencoder's units, by Euler steps with guidance at every t.
+    """Return latents (B, C, H, W) of the empty identity in the autoencoder's units: Euler steps, guidance at every t.
 
     Args:
         attributes: (B, A) states.

@@ -64,7 +64,29 @@ def test_what_is_written_is_read(tmp_path):
 def test_an_embedding_column_comes_back(tmp_path):
     embedding = numpy_generator(0, "embedding").normal(size=(5, 7)).astype(np.float32)
     write_shard(tmp_path / "train-00000.parquet", **moments(), embedding=embedding)
-    assert np.array_equal(read_shards([tmp_path / "train-00000.parquet"])["embedding"], embedding)
+    read = read_shards([tmp_path / "train-00000.parquet"])["embedding"]
+    assert np.array_equal(read, embedding) and read.dtype == np.float32
+    for other in (None, embedding[:, :3]):
+        write_shard(tmp_path / "train-00001.parquet", **moments(), embedding=other)
+        with pytest.raises(DamagedArtifactError, match="belong together"):
+            read_shards([tmp_path / "train-00000.parquet", tmp_path / "train-00001.parquet"])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 7)), np.zeros(5), np.full((5, 7), np.nan)])
+def test_embeddings_that_do_not_fit_are_refused(tmp_path, wrong):
+    with pytest.raises(ValueError, match="embeddings of shape"):
+        write_shard(tmp_path / "train-00000.parquet", **moments(), embedding=wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_latents_without_attributes(tmp_path):
+    part = moments() | {"attributes": np.empty((5, 0), np.int8), "attribute_names": ()}
+    write_shard(tmp_path / "train-00000.parquet", **part)
+    write_json(tmp_path / STATS, channel_stats(part["mean"], part["logvar"]))
+    read = Latents.open(tmp_path, "train")
+    assert read.attributes.shape == (5, 0) and read.attributes.dtype == np.int8 and read.attribute_names == ()
+    assert read.identity.tolist() == part["identity"].tolist()
+    assert "attributes" not in pd.read_parquet(tmp_path / "train-00000.parquet")
 
 
 def test_pandas_and_datasets_read_the_same_values(tmp_path, monkeypatch):
@@ -166,7 +188,7 @@ def pictures(tmp_path):
         ) as writer:
             for number in range(count):
                 image = numpy_generator(0, split, number).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-                writer.add(f"{split}{number}", encode_png(image), np.array([1, -1]), number, np.zeros((5, 2)))
+                writer.add(f"{split}{number}", encode_png(image), np.array([1, -1]), number, np.full((5, 2), number))
     vae = build_autoencoder(architecture="kl", channels=[16, 16, 16], layers_per_block=1, latent_channels=3)
     draw_weights(vae, torch_generator(0, "weights"))
     vae.save_pretrained(tmp_path / "data/models/autoencoder")
@@ -191,6 +213,65 @@ def test_the_stage_encodes_pictures_and_mirrors_of_both_splits(tmp_path, picture
     assert np.allclose(read.stats["std"], channel_stats(read.mean, read.logvar)["std"])
 
 
+class MeanColours:
+    """An embedder that looks at the pixels and at the landmarks."""
+
+    dim = 13
+
+    def __init__(self) -> None:
+        self.sizes = []
+
+    def embed(self, images, landmarks):
+        self.sizes.append(len(images))
+        assert images.dtype == np.uint8 and landmarks.shape == (len(images), 5, 2)
+        vectors = np.concatenate([images.mean((1, 2)) / 255, landmarks.reshape(-1, 10)], axis=1) + 0.1
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_each_picture_gets_its_own_embedding_in_both_splits(tmp_path, pictures):
+    embedder = MeanColours()
+    stage_module.encode_splits(FakeStage(tmp_path, rows_per_shard=4), embedder)
+    assert embedder.sizes == [3, 1, 3, 1, 2, 3]  # shards of 4, batches of 3
+    for split in ("train", "val"):
+        faces, read = Faces.open(tmp_path / "data/faces", split), Latents.open(tmp_path / "data/latents", split)
+        expected = MeanColours().embed(faces.images(np.arange(len(faces)), threads=1), faces.landmarks)
+        assert np.array_equal(read.embedding, expected)
+        assert len(np.unique(read.embedding, axis=0)) == len(faces)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "data").mkdir()
+    for name in ("faces", "models"):
+        (plain / "data" / name).symlink_to(tmp_path / "data" / name)
+    stage_module.encode_splits(FakeStage(plain, rows_per_shard=4), None)
+    without = Latents.open(plain / "data/latents", "train")
+    assert without.embedding is None
+    assert np.array_equal(without.mean, Latents.open(tmp_path / "data/latents", "train").mean)
+
+
+def test_the_stage_opens_the_recogniser_that_there_is(tmp_path, pictures, monkeypatch):
+    stage_module.run(FakeStage(tmp_path, rows_per_shard=100))
+    assert Latents.open(tmp_path / "data/latents", "val").embedding is None
+    folder, opened = tmp_path / stage_module.RECOGNIZER, []
+    folder.mkdir()
+    write_json(folder / "recognizer.json", {"absent": "the data name no people"})
+    stage_module.run(FakeStage(tmp_path, rows_per_shard=99))
+    assert Latents.open(tmp_path / "data/latents", "val").embedding is None
+
+    class Recogniser(MeanColours):
+        @classmethod
+        def load(cls, path, *, threads):
+            opened.append((path, threads))
+            return cls()
+
+    write_json(folder / "recognizer.json", {"source": None})
+    for path in (tmp_path / "scratch").iterdir():
+        path.unlink()
+    monkeypatch.setattr(stage_module, "FaceEmbedder", Recogniser)
+    stage_module.run(FakeStage(tmp_path, rows_per_shard=100))
+    assert opened == [(folder, 1)]
+    assert Latents.open(tmp_path / "data/latents", "val").embedding.shape == (3, 13)
+
+
 def test_killed_between_shards_it_goes_on_with_the_next(tmp_path, pictures, monkeypatch):
     stage = FakeStage(tmp_path, rows_per_shard=4)
     stage_module.run(stage)
@@ -200,11 +281,11 @@ def test_killed_between_shards_it_goes_on_with_the_next(tmp_path, pictures, monk
 
     encode, done = stage_module.encode_shard, []
 
-    def dies_after_two(stage, vae, faces, rows, path):
+    def dies_after_two(stage, vae, embedder, faces, rows, path):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(path.name)
-        encode(stage, vae, faces, rows, path)
+        encode(stage, vae, embedder, faces, rows, path)
 
     monkeypatch.setattr(stage_module, "encode_shard", dies_after_two)
     with pytest.raises(KeyboardInterrupt):

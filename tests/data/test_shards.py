@@ -129,6 +129,29 @@ def test_an_empty_split_is_a_shard_without_rows(tmp_path: Path) -> None:
     assert faces.images([], threads=1).shape == (0, SIDE, SIDE, 3)
 
 
+def test_faces_without_attributes(tmp_path: Path, rows: list) -> None:
+    about = dict(resolution=SIDE, attribute_names=(), sources={}, rows_per_shard=400)
+    with FacesWriter(tmp_path, "train", **about) as writer:  # type: ignore[arg-type]
+        for id, pixels, _, identity, points in rows[:500]:
+            writer.add(f"s{identity % 3}/{id}", encode_png(pixels), np.empty(0, np.int8), identity, points)
+        with pytest.raises(ValueError, match="expected 0 of"):
+            writer.add("x.png", encode_png(pixels), np.array([1]), 0, points)
+    FacesWriter(tmp_path, "val", **about).close()  # type: ignore[arg-type]
+    faces = Faces.open(tmp_path, "train")
+    assert faces.attributes.shape == (500, 0) and faces.attributes.dtype == np.int8 and faces.attribute_names == ()
+    assert faces.identity.tolist() == [row[3] for row in rows[:500]]
+    assert np.array_equal(faces.landmarks, np.stack([r[4] for r in rows[:500]]))
+    assert np.array_equal(faces.images([499, 3], threads=1), np.stack([rows[499][1], rows[3][1]]))
+    assert Faces.open(tmp_path, "val").attributes.shape == (0, 0)
+    frame = pd.read_parquet(tmp_path / "train-00000.parquet")
+    assert list(frame.columns) == ["id", "image", "identity", "landmarks"]
+    assert frame["image"][7]["path"] == f"s{rows[7][3] % 3}/000007.png"
+    datasets = pytest.importorskip("datasets")
+    files = str(tmp_path / "train-00000.parquet")
+    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert np.array_equal(np.asarray(loaded[7]["image"]), rows[7][1])
+
+
 def test_a_missing_split_and_a_missing_shard_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"val-NNNNN\.parquet; run the preprocess stage"):
         Faces.open(folder, "val")

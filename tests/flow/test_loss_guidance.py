@@ -51,6 +51,28 @@ def test_guidance_scales_all_channels_alike_within_the_interval():
     torch.testing.assert_close(guide(0.8, scale=3.0, interval=(0.1, 0.8)), 3 * plain)
 
 
+def test_identity_is_part_of_every_condition_but_the_null_one():
+    """v = attributes' part + the identity, 10 of it where it is known: v(null) is 0, and c \\ k keeps the 10."""
+    identity = torch.tensor([[1.0], [2.0]])
+
+    def with_identity(x, t, y, identity, identity_known):
+        assert (
+            identity.shape == (len(x), 1) and identity_known.shape == (len(x),) and identity_known.dtype == torch.bool
+        )
+        return network(x, t, y) + 10 * torch.where(identity_known[:, None], identity, 0.0)[:, :, None, None]
+
+    def guided(t, **options):
+        settings = dict(scale=1.0, interval=(0.0, 0.8), attribute_scales={}) | options
+        return guided_velocity(with_identity, X, t, CONDITION, identity=identity, **settings)
+
+    person = 10 * identity[:, :, None, None]
+    torch.testing.assert_close(guided(0.5), guide(0.5) + person)
+    torch.testing.assert_close(guided(0.5, scale=3.0), 3 * (guide(0.5) + person))  # both together
+    torch.testing.assert_close(guided(0.9, scale=3.0), guide(0.5) + person)  # outside the interval
+    both = guided(0.5, scale=3.0, attribute_scales={1: 2.0})
+    torch.testing.assert_close(both, 3 * person + guide(0.5, scale=3.0, attribute_scales={1: 2.0}))
+
+
 def test_per_attribute_guidance_adds_what_that_attribute_alone_changes():
     change = guide(0.5, attribute_scales={1: 2.0}) - guide(0.5)
     torch.testing.assert_close(change[0, :, 0, 0], 2 * -torch.tensor([2.0, 4.0, 6.0, 8.0]))

@@ -7,8 +7,10 @@ import pytest
 
 from facegen.metrics.frechet import (
     FeatureStatistics,
+    effective_dimension,
     feature_statistics,
     frechet_distance,
+    frechet_infinity,
     frechet_interval,
 )
 
@@ -172,3 +174,50 @@ def test_what_cannot_be_compared_is_refused() -> None:
         frechet_distance(_statistics(np.eye(4)), _statistics(np.eye(5)))
     with pytest.raises(ValueError, match="two extractors"):
         frechet_distance(_statistics(np.eye(4)), feature_statistics([np.eye(4)], extractor="y"))
+
+
+def _gaussians(n: int, d: int, seed: int, *, scale: float = 1.0, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, d)), rng.standard_normal((n, d)) * scale + shift
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1.2, 0.1)])
+def test_infinity_is_without_the_bias_of_finite_n(scale: float, shift: float) -> None:
+    d, n, repetitions = 12, 400, 40
+    truth = d * ((scale - 1) ** 2 + shift**2)
+    draws, finite = [], []
+    for seed in range(repetitions):
+        a, b = _gaussians(n, d, seed, scale=scale, shift=shift)
+        draws.append(frechet_infinity(a, b, extractor="x", generator=np.random.default_rng(seed)))
+        finite.append(_distance(a, b))
+    values = np.array([draw.value for draw in draws])
+    error = values.std(ddof=1) / np.sqrt(repetitions)
+    bias = np.mean(finite) - truth
+    assert bias > 0.2  # 2 / n (d + d (d + 1) / 4) = 0.255 where the sets are equal
+    assert abs(values.mean() - truth) < 4 * error + 0.02 * bias and error < 0.15 * bias
+    assert np.mean([draw.low <= truth <= draw.high for draw in draws]) >= 0.88
+    assert draws[0].n == n
+
+
+def test_infinity_needs_rows_for_the_spread_of_the_features() -> None:
+    rng = np.random.default_rng(0)
+    a, b = _gaussians(512, 128, 14)  # without the rule half as many rows give 9 in place of 0
+    with pytest.raises(ValueError, match=r"effective dimension 1\d\d need at least \d+ rows of each set .* got 512"):
+        frechet_infinity(a, b, extractor="x", generator=rng)
+    spectrum = np.arange(1, 129) ** -1.5  # the same number of features, but few that matter
+    found = frechet_infinity(a * spectrum, b * spectrum, extractor="x", generator=rng)
+    assert found.low < 0 < found.high and abs(found.value) < 0.5 * _distance(a * spectrum, b * spectrum)
+    large = _gaussians(1300, 128, 15)
+    assert abs(frechet_infinity(*large, extractor="x", generator=rng).value) < 0.1 * _distance(*large)
+
+
+def test_infinity_uses_the_smaller_number_of_both_and_is_a_function_of_its_generator() -> None:
+    a, b = _gaussians(600, 4, 16)
+    found = [frechet_infinity(a[:500], b, extractor="x", generator=np.random.default_rng(s)) for s in (1, 1, 2)]
+    assert found[0] == found[1] != found[2] and found[0].n == 500
+
+
+def test_effective_dimension_counts_directions() -> None:
+    assert effective_dimension(_exact(np.zeros(7), 3 * np.eye(7))) == pytest.approx(7)
+    assert effective_dimension(_exact(np.zeros(3), np.diag([5.0, 0, 0]))) == pytest.approx(1)
+    assert effective_dimension(_exact(np.zeros(2), np.zeros((2, 2)))) == 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from facegen.metrics.intervals import bootstrap_interval, mean_interval, paired_difference
+from facegen.metrics.intervals import bootstrap_interval, mean_interval, paired_difference, wilson_interval
 
 
 def test_t_interval_of_a_worked_example() -> None:
@@ -76,3 +77,22 @@ def test_pictures_of_one_person_count_as_one() -> None:
 def test_what_has_no_interval_is_refused(values: object, confidence: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mean_interval(np.array(values), confidence=confidence)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (95, 100), (1, 1), (499, 500)])
+def test_wilson_interval_is_that_of_scipy(successes: int, n: int) -> None:
+    found = wilson_interval(successes, n)
+    expected = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert (found.value, found.n) == (successes / n, n) and 0 <= found.low <= found.value <= found.high <= 1
+    for end in {found.low, found.high} - {found.value}:  # the ends solve the score equation
+        assert abs(end - found.value) == pytest.approx(1.959963985 * np.sqrt(end * (1 - end) / n), rel=1e-6, abs=1e-9)
+
+
+def test_wilson_interval_widens_with_confidence_and_refuses_impossible_counts() -> None:
+    assert wilson_interval(8, 10, confidence=0.99).low < wilson_interval(8, 10).low
+    for successes, n in ((3, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match="at least 1 trial"):
+            wilson_interval(successes, n)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        wilson_interval(1, 2, confidence=1.0)

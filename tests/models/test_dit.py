@@ -94,7 +94,8 @@ def test_time_is_embedded_finely():
 
 def test_identity_condition_has_a_learned_empty_state():
     model = tiny(identity_dim=6)
-    torch.nn.init.normal_(model.identity_null, generator=torch_generator(3, "null"))
+    for i, parameter in enumerate((model.identity_null, model.identity_embedder.weight)):
+        torch.nn.init.normal_(parameter, generator=torch_generator(3, "identity", i))
     x, t, y = inputs()
     e = torch.nn.functional.normalize(torch.randn(3, 6, generator=torch_generator(4, "e")), dim=1)
     known = torch.tensor([True, False, True])
@@ -104,6 +105,29 @@ def test_identity_condition_has_a_learned_empty_state():
     torch.testing.assert_close(out[0], model(x, t, y, identity=e).sample[0])
     with pytest.raises(ValueError, match="no identity condition"):
         tiny()(x, t, y, identity=e)
+
+
+def test_identity_begins_without_influence_and_takes_no_draw_from_the_others():
+    plain, with_identity = tiny(), tiny(identity_dim=6)
+    x, t, y = inputs()
+    e = torch.nn.functional.normalize(torch.randn(3, 6, generator=torch_generator(4, "e")), dim=1)
+    assert torch.equal(with_identity(x, t, y, identity=e).sample, plain(x, t, y).sample)
+    assert torch.equal(with_identity(x, t, y).sample, plain(x, t, y).sample)
+    with_identity(x, t, y, identity=e, identity_known=torch.tensor([True, True, False])).sample.sum().backward()
+    for parameter in (*with_identity.identity_embedder.parameters(), with_identity.identity_null):
+        assert parameter.grad.abs().max() > 0
+
+
+def test_a_model_without_attributes_works(tmp_path):
+    model = tiny(attribute_names=[], identity_dim=6)
+    x, t, _ = inputs()
+    none = torch.empty(3, 0, dtype=torch.int8)
+    out = model(x, t, none).sample
+    out.square().mean().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert out.abs().max() > 0
+    model.save_pretrained(tmp_path)
+    assert torch.equal(LatentDiT.from_pretrained(tmp_path)(x, t, none).sample, out)
 
 
 def test_rows_do_not_see_each_other():

@@ -1,14 +1,23 @@
-"""The judge: its features as a perceptual distance, and its folder."""
+"""The judges: features as a perceptual distance, two architectures with one interface, and their folders."""
+
+import json
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from facegen.errors import DamagedArtifactError
 from facegen.models.initialize import draw_weights
-from facegen.models.judge import AttributeJudge, perceptual_distance
+from facegen.models.judge import AttributeJudge, calibrated, perceptual_distance
+from facegen.models.judges import ARCHITECTURES, WEIGHTS, build_judge, load_judge
 from facegen.rng import torch_generator
 
 NAMES = ["Male", "Smiling"]
+GOLDEN = [
+    0.1445767,
+    0.1101235,
+    -0.0183798,
+]  # judge a is not drawn anew by accident: every stage that uses it would change
 
 
 @pytest.fixture
@@ -51,15 +60,108 @@ def test_perceptual_distance_does_not_depend_on_the_scale_of_features(judge):
     assert torch.isclose(scaled, perceptual_distance(a, b), rtol=1e-2)
 
 
-def test_folder_keeps_names_thresholds_and_logits(judge, tmp_path):
-    judge.save_pretrained(tmp_path)
-    loaded = AttributeJudge.from_pretrained(tmp_path)
-    assert list(loaded.config.attribute_names) == NAMES
-    assert list(loaded.config.thresholds) == [0.5, 0.4]
+def made(architecture: str) -> torch.nn.Module:
+    model = build_judge(architecture, attribute_names=NAMES, width=16)
+    draw_weights(model, torch_generator(0, "judge"))
+    model.register_to_config(thresholds=[0.5, 0.4], temperatures=[2.0, 0.5], resolution=64)
+    return model.eval()
+
+
+both = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+
+
+def test_the_first_weights_of_the_residual_judge_are_pinned():
+    model = build_judge("residual", attribute_names=NAMES, width=8)
+    draw_weights(model, torch_generator(0, "judge a weights"))
+    assert model.head.weight[0, :3].tolist() == pytest.approx(GOLDEN, rel=1e-5)
+
+
+@both
+def test_logits_are_the_head_on_the_embedding_at_any_size(architecture):
+    model, images = made(architecture), smooth_faces()
     with torch.no_grad():
-        assert torch.equal(loaded.eval()(smooth_faces()), judge(smooth_faces()))
+        rows = model.embed(images)
+        assert rows.shape == (3, model.dim)
+        assert torch.equal(model.head(rows), model(images))
+        assert model.embed(smooth_faces(side=96)).shape == rows.shape
+        assert (rows[0] - rows[1]).abs().max() > 1e-3
 
 
-def test_wrong_shapes_are_refused(judge):
+@both
+def test_a_picture_does_not_depend_on_its_batch(architecture):
+    model, images = made(architecture), smooth_faces()
+    with torch.no_grad():
+        assert torch.allclose(model(images)[1:2], model(images[1:2]), atol=1e-5)
+
+
+def test_the_architectures_share_nothing_but_their_interface():
+    kinds = [{type(m) for m in made(name).modules()} for name in ARCHITECTURES]
+    assert torch.nn.BatchNorm2d in kinds[0] and torch.nn.BatchNorm2d not in kinds[1]
+    first, second = (made(name) for name in ARCHITECTURES)
+    assert (first.dim, second.dim) == (4 * 16, 8 * 16)
+    assert {m.groups for m in second.modules() if isinstance(m, torch.nn.Conv2d)} == {1, 16, 32, 64}
+
+
+def test_the_convnext_pools_mean_and_maximum_of_normalised_positions():
+    model = made("convnext")
+    with torch.no_grad():
+        mean, most = model.embed(smooth_faces()).chunk(2, dim=1)
+        assert (most >= mean).all() and (most > mean).any()
+        torch.testing.assert_close(
+            mean.mean(dim=1), torch.zeros(3), atol=1e-5, rtol=0
+        )  # the last norm has no offset yet
+
+
+@both
+def test_probabilities_are_of_logits_over_temperatures(architecture):
+    logits = torch.tensor([[2.0, -1.0]])
+    expected = 1 / (1 + torch.exp(torch.tensor([[-1.0, 2.0]])))
+    torch.testing.assert_close(made(architecture).probabilities(logits), expected)
+    assert torch.equal(calibrated(logits, None), logits.sigmoid())
+
+
+@both
+def test_folder_keeps_configuration_and_logits(architecture, tmp_path):
+    model = made(architecture)
+    model.save_pretrained(tmp_path)
+    loaded = load_judge(tmp_path)
+    assert type(loaded) is type(model) and not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert list(loaded.config.attribute_names) == NAMES and list(loaded.config.thresholds) == [0.5, 0.4]
+    assert list(loaded.config.temperatures) == [2.0, 0.5] and loaded.config.resolution == 64
+    with torch.no_grad():
+        assert torch.equal(loaded(smooth_faces()), model(smooth_faces()))
+
+
+def test_folders_without_a_whole_judge_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the judge stage"):
+        load_judge(tmp_path)
+    (tmp_path / "accuracy.json").write_text(json.dumps({"absent": "the data name no attributes"}))
+    with pytest.raises(ValueError, match="holds no judge: the data name no attributes"):
+        load_judge(tmp_path)
+    model = made("convnext")
+    with torch.no_grad():
+        model.head.bias[0] = float("nan")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(DamagedArtifactError, match=r"head\.bias is not finite"):
+        load_judge(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:1000])
+    with pytest.raises(DamagedArtifactError, match="do not load"):
+        load_judge(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"_class_name": "LatentDiT"}))
+    with pytest.raises(ValueError, match="LatentDiT; allowed: AttributeJudge, ConvNextJudge"):
+        load_judge(tmp_path)
+
+
+@both
+def test_wrong_shapes_are_refused(architecture):
     with pytest.raises(ValueError, match="multiples of 16"):
-        judge.features(torch.zeros(1, 3, 40, 64))
+        made(architecture).embed(torch.zeros(1, 3, 40, 64))
+
+
+def test_wrong_architectures_and_no_attributes_are_refused():
+    with pytest.raises(ValueError, match="allowed: residual, convnext"):
+        build_judge("vit", attribute_names=NAMES, width=8)
+    with pytest.raises(ValueError, match="at least one attribute"):
+        build_judge("convnext", attribute_names=[], width=8)

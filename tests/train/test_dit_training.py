@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 NAMES = ["Left", "Bright"]
 
 
-def latent_set(num=256):
+def latent_set(num=256, embedding=None):
     """Latents whose attributes are visible: Bright shifts channel 0 by 2, Left lights the left half of channel 1."""
     g = np.random.default_rng(0)
     attributes = g.integers(0, 2, (num, 2)).astype(np.int8)
@@ -24,25 +24,32 @@ def latent_set(num=256):
     mean[:, :, 0] += 2.0 * attributes[:, None, 1, None, None] - 1
     mean[:, :, 1, :, :2] += 2.0 * attributes[:, None, 0, None, None] - 1
     logvar = np.full_like(mean, -8.0)
-    return LatentSet.from_arrays(mean, logvar, attributes, channel_mean=[0.0, 0.0], channel_std=[1.0, 1.0], device=CPU)
+    return LatentSet.from_arrays(
+        mean, logvar, attributes, channel_mean=[0.0, 0.0], channel_std=[1.0, 1.0], device=CPU, embedding=embedding
+    )
 
 
 def recipe(**changes):
     values = dict(
         seed=0, path="linear", time_mean=-0.5, time_std=1.0, laplacian_weight=0.1, total_images=12800,
         learning_rate=3e-3, warmup_images=640, decay_fraction=0.25, betas=(0.9, 0.95), weight_decay=0.0,
-        grad_clip=1.0, drop_all=0.1, drop_some=0.3, ema_sigma_rel=(0.05, 0.10),
+        grad_clip=1.0, drop_all=0.1, drop_some=0.3, drop_identity=0.5, ema_sigma_rel=(0.05, 0.10),
     )  # fmt: skip
     return DiTRecipe(**{**values, **changes})
 
 
-def learner(**changes):
+def learner(*, embedding=None, identity_dim=None, **changes):
     model = LatentDiT(
         sample_size=4, in_channels=2, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=2.0,
-        attribute_names=NAMES, latent_mean=[0.0, 0.0], latent_std=[1.0, 1.0],
+        attribute_names=NAMES, latent_mean=[0.0, 0.0], latent_std=[1.0, 1.0], identity_dim=identity_dim,
     )  # fmt: skip
     model.initialize_weights(torch_generator(0, "weights"))
-    return DiTLearner(model, latent_set(), recipe(**changes))
+    return DiTLearner(model, latent_set(embedding=embedding), recipe(**changes))
+
+
+def embeddings(num=256, dim=6):
+    vectors = np.random.default_rng(7).normal(size=(num, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def run(learner, scratch, total, **changes):
@@ -149,3 +156,81 @@ def test_loss_by_time_and_validation():
     first = validation_mse(fresh.models["dit"], fresh.data, fresh.recipe, batch_size=64)
     assert first == validation_mse(fresh.models["dit"], fresh.data, fresh.recipe, batch_size=64)
     assert 1.0 < first < 4.0  # zero velocity: E[(eps - x0)^2]
+
+
+def test_with_embeddings_every_other_draw_is_the_same():
+    plain, with_people = learner().batch(640, 64), learner(embedding=embeddings(), identity_dim=6).batch(640, 64)
+    for name in ("x_t", "t", "attributes", "target"):
+        assert torch.equal(getattr(plain, name), getattr(with_people, name))
+    assert plain.identity is None and plain.identity_known is None
+    assert with_people.identity.shape == (64, 6) and with_people.identity_known.dtype == torch.bool
+
+
+def test_identities_are_those_of_the_pictures_and_are_dropped_by_themselves():
+    marked = learner(embedding=embeddings(), identity_dim=6, drop_identity=0.3, drop_all=0.5, drop_some=0.0)
+    batches = [marked.batch(i * 256, 256) for i in range(40)]
+    indices = marked._permutation(0)
+    assert torch.equal(batches[0].identity, torch.from_numpy(embeddings())[indices])
+    known = torch.cat([b.identity_known for b in batches])
+    unknown = torch.cat([(b.attributes == -1).all(1) for b in batches])
+    assert float(known.float().mean()) == pytest.approx(0.7, abs=0.02)
+    assert float(known[unknown].float().mean()) == pytest.approx(0.7, abs=0.03)  # whatever the attributes are
+    never = learner(embedding=embeddings(), identity_dim=6, drop_identity=0.0).batch(0, 256).identity_known
+    always = learner(embedding=embeddings(), identity_dim=6, drop_identity=1.0).batch(0, 256).identity_known
+    assert never.all() and not always.any()
+
+
+def test_dropping_every_identity_is_training_without_identities(tmp_path):
+    never = learner(identity_dim=6)
+    dropped = learner(embedding=embeddings(), identity_dim=6, drop_identity=1.0)
+    run(never, tmp_path / "never", 640)
+    run(dropped, tmp_path / "dropped", 640)
+    assert read_log(tmp_path / "never")[0]["loss"] == pytest.approx(read_log(tmp_path / "dropped")[0]["loss"], rel=1e-6)
+    for (name, a), b in zip(never.models["dit"].named_parameters(), dropped.models["dit"].parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=name)
+    assert never.models["dit"].identity_null.abs().max() > 0
+    assert (dropped.models["dit"].identity_embedder.weight == 0).all()
+
+
+def test_a_few_steps_reach_the_identity_condition(tmp_path):
+    trained = learner(embedding=embeddings(), identity_dim=6, warmup_images=64)
+    model = trained.models["dit"]
+    x, t, y = torch.ones(2, 2, 4, 4), torch.full((2,), 0.5), torch.zeros(2, 2, dtype=torch.int8)
+    people = torch.from_numpy(embeddings())[:2]
+
+    def spread():
+        with torch.no_grad():
+            v = torch.cat([model(x, t, y, people).sample, model(x[:1], t[:1], y[:1]).sample])
+        return min(float((v[i] - v[j]).abs().max()) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+    assert spread() == 0
+    run(trained, tmp_path / "s", 640)
+    loss, _ = trained.loss(model, trained.batch(640, 64))
+    loss.backward()
+    for parameter in (*model.identity_embedder.parameters(), model.identity_null):
+        assert parameter.grad.abs().max() > 0
+    assert spread() > 1e-4
+
+
+def test_the_error_with_identities_is_lower_where_they_tell_the_picture(tmp_path):
+    """The embedding holds what the attributes do not: the sign of each image's own mean."""
+    plain = latent_set()
+    shift = plain.mean[:, 0].float().mean((1, 2, 3)).numpy()
+    telling = np.stack([np.sign(shift - np.median(shift)), np.zeros_like(shift)], axis=1).astype(np.float32)
+    trained = learner(embedding=telling, identity_dim=2, drop_all=1.0)  # only the embedding tells anything
+    run(trained, tmp_path / "s", 3840)
+    model, data = trained.models["dit"], trained.data
+    empty = validation_mse(model, data, trained.recipe, batch_size=64)
+    assert empty == validation_mse(model, latent_set(), trained.recipe, batch_size=64)
+    given = validation_mse(model, data, trained.recipe, batch_size=64, with_identity=True)
+    assert given < empty
+    wrong = LatentSet(data.mean, data.logvar, data.attributes, data.channel_mean, data.channel_std, -data.embedding)
+    assert validation_mse(model, wrong, trained.recipe, batch_size=64, with_identity=True) > given
+    with pytest.raises(ValueError, match="no embeddings"):
+        validation_mse(model, latent_set(), trained.recipe, batch_size=64, with_identity=True)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((255, 6)), np.zeros(256), np.full((256, 6), np.nan)])
+def test_embeddings_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(ValueError, match="embedding"):
+        latent_set(embedding=wrong)

@@ -12,7 +12,16 @@ from facegen.errors import DamagedArtifactError, NonFiniteError, StoppedError
 from facegen.rng import torch_generator
 from facegen.train.checkpoint import Checkpoints, optimizer_tensors
 from facegen.train.ema import PowerEMA, sigma_rel_to_gamma
-from facegen.train.loop import Phase, adamw, epoch_indices, make_accelerator, read_log, train, warmup_linear_decay
+from facegen.train.loop import (
+    Phase,
+    adamw,
+    epoch_indices,
+    make_accelerator,
+    positions_crossed,
+    read_log,
+    train,
+    warmup_linear_decay,
+)
 
 CPU = torch.device("cpu")
 
@@ -109,15 +118,28 @@ def test_a_killed_run_goes_back_to_its_checkpoint_and_rewrites_the_log(tmp_path)
     assert everything(run(Regression(), tmp_path / "s"), tmp_path / "s") == whole
 
 
-def test_a_run_killed_while_it_draws_a_grid_draws_it_again(tmp_path):
+def test_a_run_killed_during_a_visit_comes_by_again(tmp_path):
     def kill(images_seen):
         raise KeyboardInterrupt
 
+    places = range(208, 801, 208)
     with pytest.raises(KeyboardInterrupt):
-        run(Regression(), tmp_path, on_grid=kill, grid_images=208)  # 208 is a checkpoint, too
+        run(Regression(), tmp_path, visits=[(places, kill)])  # 208 is a checkpoint, too
     drawn = []
-    run(Regression(), tmp_path, on_grid=drawn.append, grid_images=208)
+    run(Regression(), tmp_path, visits=[(places, drawn.append)])
     assert drawn == [208, 416, 624]
+
+
+def test_each_visit_is_made_in_its_own_places_by_the_step_that_crosses_them(tmp_path):
+    seen = []
+    visits = [([1, 100, 101, 104, 800], lambda n: seen.append(("a", n))), ([104], lambda n: seen.append(("b", n)))]
+    run(Regression(), tmp_path, visits=visits)  # steps of 8 images
+    assert seen == [("a", 8), ("a", 104), ("b", 104), ("a", 800)]  # one call for the three that one step crosses
+    assert positions_crossed([1, 100, 101, 104, 800], images_seen=104, num_images=8) == [100, 101, 104]
+    assert positions_crossed([96, 105], images_seen=104, num_images=8) == []  # 96 belongs to the step before
+    brute = [[p for p in range(7, 200, 7) if n - 8 < p <= n] for n in range(8, 200, 8)]
+    steps = range(8, 200, 8)
+    assert [list(positions_crossed(range(7, 200, 7), images_seen=n, num_images=8)) for n in steps] == brute
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])

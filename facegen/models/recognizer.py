@@ -1,0 +1,185 @@
+"""The recogniser: an iresnet that maps an aligned face to a vector whose direction says who it is; written as ONNX.
+
+    images (B, 3, 112, 112) -> 3x3 convolution, norm, PReLU: (B, w, S, S), S = 112 / stem_stride
+    -> 4 stages, each halving the side: (B, w, S/2, S/2), (B, 2w, S/4, S/4), (B, 4w, ..), (B, 8w, S/16, S/16)
+    -> norm -> flatten -> linear -> norm without gain: (B, E)
+
+Shapes: B batch, w width, E embedding. Source: Deng et al., ArcFace (the improved residual unit, section 3.1, and the
+output "BN-FC-BN"); iresnet50 is width 64, depths (3, 4, 14, 3), stem_stride 1, E 512.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    import onnx
+
+INPUT_SIZE = 112  # px; the crop that every recogniser of insightface sees
+WIDTHS = (1, 2, 4, 8)  # channels of the four stages, in units of the width
+OPSET, IR_VERSION = 18, 9  # of the ONNX file
+
+
+class PReLU(nn.PReLU):
+    """x where positive, else a slope times x: torch's, composed of two ReLUs (many times as fast in bfloat16 on CPU)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        slopes = self.weight.to(x.dtype).view(-1, 1, 1)
+        return F.relu(x) - slopes * F.relu(-x)
+
+
+class RecognizerBlock(nn.Module):
+    """Norm, convolution, norm, PReLU, convolution (with the stride), norm; around a skip."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.act = PReLU(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(out_channels)
+        self.stride = stride
+        self.skip = nn.Sequential()
+        if stride > 1 or in_channels != out_channels:
+            self.skip.append(nn.Conv2d(in_channels, out_channels, 1, bias=False))
+            self.skip.append(nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.act(self.norm2(self.conv1(self.norm1(x))))
+        # Rows and columns are left out here and not by the convolution: the gradient of a strided 1x1 convolution of 8
+        # channels ends torch 2.14 on the CPU with a segmentation fault (float32, channels last).
+        return self.skip(x[:, :, :: self.stride, :: self.stride]) + self.norm3(self.conv2(h))
+
+
+class FaceRecognizer(ModelMixin, ConfigMixin):
+    """The network of the module's docstring; its output is not normalised."""
+
+    @register_to_config
+    def __init__(self, width: int, depths: Sequence[int], stem_stride: int, embedding_size: int) -> None:
+        """
+        Args:
+            width: channels of the first stage.
+            depths: blocks of each of the four stages.
+            stem_stride: 1 as published; 2 for small pictures, a quarter of the work.
+            embedding_size: E.
+
+        Raises:
+            ValueError: if there are not four stages of at least one block.
+        """
+        super().__init__()
+        if len(depths) != len(WIDTHS) or min(depths) < 1:
+            raise ValueError(f"depths are {list(depths)}; expected {len(WIDTHS)} numbers of blocks, each at least 1")
+        self.stem = nn.Conv2d(3, width, 3, stride=stem_stride, padding=1, bias=False)
+        self.stem_norm, self.stem_act = nn.BatchNorm2d(width), PReLU(width)
+        blocks, channels, side = [], width, _halved(INPUT_SIZE, stem_stride)
+        for factor, depth in zip(WIDTHS, depths, strict=True):
+            for position in range(depth):
+                blocks.append(RecognizerBlock(channels, width * factor, stride=1 if position else 2))
+                channels = width * factor
+            side = _halved(side, 2)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.BatchNorm2d(channels)
+        self.embed = nn.Linear(channels * side * side, embedding_size)
+        self.embed_norm = nn.BatchNorm1d(embedding_size)
+        self.embed_norm.weight.requires_grad_(False)  # stays 1: a gain would only rescale the axes of a direction
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return embeddings (B, E), not normalised.
+
+        Args:
+            images: (B, 3, 112, 112) RGB in [-1, 1], aligned to the template of `facegen.data.align`.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, INPUT_SIZE, INPUT_SIZE):
+            raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, 3, {INPUT_SIZE}, {INPUT_SIZE})")
+        x = self.stem_act(self.stem_norm(self.stem(images)))
+        for block in self.blocks:
+            x = block(x)
+        return self.embed_norm(self.embed(self.norm(x).flatten(1)))
+
+
+def onnx_bytes(model: FaceRecognizer) -> bytes:
+    """Return the network, as it is in evaluation, as an ONNX file; equal weights give equal bytes.
+
+    By the rules of insightface's model zoo: no normalisation of pixels in the graph, input (N, 3, 112, 112) with N
+    free, exactly one output (N, E). The graph is written node by node: what torch's exporters add to a file (names of
+    their own, source positions, versions) differs from release to release.
+    """
+    from onnx import TensorProto, checker, helper
+
+    graph = _Graph()
+    x = graph.prelu(graph.norm(graph.conv("data", model.stem), model.stem_norm), model.stem_act)
+    for block in model.blocks:
+        assert isinstance(block, RecognizerBlock)
+        h = graph.conv(graph.norm(x, block.norm1), block.conv1)
+        h = graph.conv(graph.prelu(graph.norm(h, block.norm2), block.act), block.conv2)
+        skip = x
+        if len(block.skip):
+            skip = graph.norm(graph.conv(x, block.skip[0], stride=block.stride), block.skip[1])
+        x = graph.add("Add", [skip, graph.norm(h, block.norm3)])
+    x = graph.add("Flatten", [graph.norm(x, model.norm)])
+    weights = [graph.constant(model.embed.weight), graph.constant(model.embed.bias)]
+    x = graph.norm(graph.add("Gemm", [x, *weights], transB=1), model.embed_norm)
+    graph.add("Identity", [x], output="embedding")
+    shapes: dict[str, list[str | int | None]] = {
+        "data": ["N", 3, INPUT_SIZE, INPUT_SIZE],
+        "embedding": ["N", model.embed.out_features],
+    }
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    made = helper.make_graph(graph.nodes, "recognizer", ends[:1], ends[1:], graph.constants)
+    whole = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    checker.check_model(whole, full_check=True)
+    return whole.SerializeToString(deterministic=True)
+
+
+class _Graph:
+    """Nodes and constants of an ONNX graph, in the order in which they are added; values are named by their number."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, operator: str, inputs: list[str], *, output: str | None = None, **attributes: Any) -> str:
+        from onnx import helper
+
+        name = output or f"x{len(self.nodes)}"
+        # insightface takes names that begin with Sub and Mul for a normalisation of pixels.
+        self.nodes.append(helper.make_node(operator, inputs, [name], name=f"node{len(self.nodes)}", **attributes))
+        return name
+
+    def constant(self, tensor: Tensor, shape: tuple[int, ...] | None = None) -> str:
+        from onnx import numpy_helper
+
+        name = f"w{len(self.constants)}"
+        array = tensor.detach().float().cpu().contiguous().numpy()
+        self.constants.append(numpy_helper.from_array(array if shape is None else array.reshape(shape), name))
+        return name
+
+    def conv(self, x: str, layer: nn.Module, *, stride: int = 1) -> str:
+        assert isinstance(layer, nn.Conv2d) and layer.bias is None
+        pads = [int(p) for p in layer.padding] * 2
+        kernel, strides = list(layer.kernel_size), [stride * int(s) for s in layer.stride]
+        return self.add("Conv", [x, self.constant(layer.weight)], kernel_shape=kernel, strides=strides, pads=pads)
+
+    def norm(self, x: str, layer: nn.Module) -> str:
+        assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
+        assert layer.running_mean is not None and layer.running_var is not None
+        tensors = [layer.weight, layer.bias, layer.running_mean, layer.running_var]
+        return self.add("BatchNormalization", [x, *(self.constant(t) for t in tensors)], epsilon=layer.eps)
+
+    def prelu(self, x: str, layer: nn.PReLU) -> str:
+        return self.add("PRelu", [x, self.constant(layer.weight, (-1, 1, 1))])
+
+
+def _halved(side: int, stride: int) -> int:
+    """Return the side after a 3x3 convolution with padding 1."""
+    return (side - 1) // stride + 1
