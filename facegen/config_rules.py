@@ -31,6 +31,31 @@ def _autoencoder_source(value: Lookup) -> Iterator[Finding]:
         yield "autoencoder.source", f"mode train reads no source, but got {source!r}; set it to null or change mode"
 
 
+def _perceptual_judge(value: Lookup) -> Iterator[Finding]:
+    architecture = value("judge.a.architecture")
+    trained = value("autoencoder.mode") != "pretrained"
+    if architecture != "residual" and trained and value("autoencoder.perceptual_weight") > 0:
+        yield (
+            "judge.a.architecture",
+            f"got {architecture}; the autoencoder's perceptual loss needs residual (or autoencoder.perceptual_weight 0)",
+        )
+
+
+def _curves(value: Lookup) -> Iterator[Finding]:
+    for part, whole in (("curve_pairs", "num_pairs"), ("curve_images", "num_images")):
+        if value(f"sample.{part}") > value(f"sample.{whole}"):
+            yield (
+                f"sample.{part}",
+                f"got {value(f'sample.{part}')}; the curve's are the first of sample.{whole}, {value(f'sample.{whole}')}",
+            )
+
+
+def _neighbors(value: Lookup) -> Iterator[Finding]:
+    k, n = value("score.num_neighbors"), value("score.num_reference")
+    if 2 * (k + 1) > n:
+        yield "score.num_neighbors", f"got {k}; must be at most {max(n // 2 - 1, 1)} with score.num_reference of {n}"
+
+
 def _tiny_channels(value: Lookup) -> Iterator[Finding]:
     channels = value("autoencoder.channels")
     if value("autoencoder.architecture") == "tiny" and len(set(channels)) > 1:
@@ -151,6 +176,9 @@ def _attributes(value: Lookup) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     _autoencoder_source,
+    _perceptual_judge,
+    _curves,
+    _neighbors,
     _tiny_channels,
     _latent_grid,
     _dit_widths,

@@ -202,8 +202,13 @@ def data_checks(root: Path, params: Params) -> Iterator[Check]:
         return
     try:
         from facegen.data import celeba
+        from facegen.data.people import is_folder_per_person
     except ImportError as error:  # said above, among the packages
         yield Check("data", "lists", State.NOTE, f"not looked at: {_first_line(error)}")
+        return
+    if is_folder_per_person(folder):
+        people = sum(path.is_dir() for path in folder.iterdir())
+        yield Check("data", "people", State.OK, f"a folder for each of {people}, without attributes")
         return
     needed = {
         "pictures": (f"{celeba.PICTURES}.zip", celeba.PICTURES),

@@ -16,7 +16,7 @@ from facegen.metrics.reconstruction import psnr_db, ssim
 from facegen.models.autoencoder import Autoencoder, build_autoencoder, load_autoencoder
 from facegen.models.discriminator import PatchDiscriminator
 from facegen.models.initialize import draw_weights
-from facegen.models.judge import AttributeJudge
+from facegen.models.judges import load_judge
 from facegen.rng import torch_generator
 from facegen.train.autoencoder import AutoencoderLearner, AutoencoderRecipe, reconstruct
 from facegen.train.faces import FaceSet
@@ -75,7 +75,7 @@ def trained(stage: Stage, vae: Autoencoder) -> Autoencoder:
     )
     judge = discriminator = None
     if p.perceptual_weight:
-        judge = AttributeJudge.from_pretrained(stage.root / "data/models/judge-a", use_safetensors=True).to(**place)
+        judge = load_judge(stage.root / "data/models/judge-a").to(**place)
     if p.adversarial_weight:
         discriminator = PatchDiscriminator(width=DISCRIMINATOR_WIDTH)
         draw_weights(discriminator, torch_generator(seed, "discriminator weights"))

@@ -37,8 +37,8 @@ def run(stage: Stage) -> None:
         num_steps=p.num_steps, num_columns=p.grid_columns,
     )  # fmt: skip
     curves = curve_requests(
-        table, names, guidance=p.curve_guidance, num_pairs=min(p.curve_pairs, p.num_pairs), steps=p.curve_steps,
-        images_seen=sorted(snapshots(stage)), num_images=min(p.curve_images, p.num_images),
+        table, names, guidance=p.curve_guidance, num_pairs=p.curve_pairs, steps=p.curve_steps,
+        images_seen=sorted(snapshots(stage)), num_images=p.curve_images,
     )  # fmt: skip
     all_of_dit = Requests.joined([table, pictures, curves])
     images = sample_dit(stage, all_of_dit)

@@ -84,6 +84,10 @@ BAD_VALUES = [
 ]  # fmt: skip
 
 BROKEN_RULES = [
+    ("judge.a.architecture=convnext", "judge.a.architecture: got convnext; the autoencoder's perceptual loss needs"),
+    ("sample.curve_pairs=100000", "sample.curve_pairs: got 100000; the curve's are the first of sample.num_pairs"),
+    ("sample.curve_images=9999999", "sample.curve_images: got 9999999; the curve's are the first of"),
+    ("score.num_neighbors=1000", "score.num_neighbors: got 1000; must be at most 599 with score.num_reference of 1200"),
     ("autoencoder.mode=pretrained", "autoencoder.source: mode pretrained needs a hub id"),
     ("autoencoder.mode=finetune-decoder", "autoencoder.source: mode finetune-decoder needs a hub id"),
     ("autoencoder.source=some/where", "autoencoder.source: mode train reads no source"),
@@ -200,7 +204,7 @@ def test_a_duplicate_section(text: str) -> None:
 
 def test_many_faults_at_once_are_all_in_one_error(tmp_path: Path, text: str) -> None:
     bad = with_values(
-        text, *(setting for setting, _ in (BAD_VALUES[0], BAD_VALUES[6], BROKEN_RULES[2], BROKEN_RULES[12]))
+        text, *(setting for setting, _ in (BAD_VALUES[0], BAD_VALUES[6], BROKEN_RULES[6], BROKEN_RULES[16]))
     )
     bad = bad.replace("  time_std:", "  time_sdt:").replace("  grid_columns:", "  num_pairs: 1\n  grid_columns:")
     path = tmp_path / "params.yaml"

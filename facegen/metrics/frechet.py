@@ -84,7 +84,7 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> Fre
     Source: Dowson and Landau 1982, equation 16; Heusel et al. 2017, equation 6.
     """
     _require_comparable(first, second)
-    factor = _factor(first.covariance)
+    factor = _factor(first)
     return _distance(first, second, np.linalg.eigvalsh(factor.T @ second.covariance @ factor))
 
 
@@ -218,13 +218,16 @@ def _influence(
     return 2 * shifted @ (own.mean - other.mean) + np.square(shifted).sum(1) - transported
 
 
-def _factor(covariance: np.ndarray) -> np.ndarray:
-    """Return F with F F^T the covariance: Cholesky's, or from eigenvectors where it is singular (ten times slower)."""
-    try:
-        return np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(covariance)
-        return vectors * np.sqrt(np.clip(values, 0, None))
+def _factor(statistics: FeatureStatistics) -> np.ndarray:  # (D, K)
+    """Return F with F F^T the covariance: Cholesky's, or where that is singular from eigenvectors (ten times slower)."""
+    if statistics.n > len(statistics.mean):
+        try:
+            return np.linalg.cholesky(statistics.covariance)
+        except np.linalg.LinAlgError:  # features that depend on each other
+            pass
+    values, vectors = np.linalg.eigh(statistics.covariance)
+    kept = _above_rounding(values)
+    return vectors[:, kept] * np.sqrt(values[kept])
 
 
 def _above_rounding(values: np.ndarray) -> np.ndarray:

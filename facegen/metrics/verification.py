@@ -133,7 +133,8 @@ def verification_accuracy(scores: np.ndarray, pairs: Pairs) -> tuple[Interval, f
         threshold = best_threshold(scores[~tested], pairs.same[~tested])
         accuracies.append(((scores[tested] >= threshold) == pairs.same[tested]).mean())
     interval = mean_interval(np.array(accuracies))
-    return Interval(interval.value, interval.low, interval.high, len(scores)), float(np.std(accuracies, ddof=1))
+    low, high = max(interval.low, 0.0), min(interval.high, 1.0)  # t's ends may lie beyond what a share can be
+    return Interval(interval.value, low, high, len(scores)), float(np.std(accuracies, ddof=1))
 
 
 def best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
