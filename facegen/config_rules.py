@@ -56,6 +56,12 @@ def _neighbors(value: Lookup) -> Iterator[Finding]:
         yield "score.num_neighbors", f"got {k}; must be at most {max(n // 2 - 1, 1)} with score.num_reference of {n}"
 
 
+def _gan_resolution(value: Lookup) -> Iterator[Finding]:
+    side = value("preprocess.resolution")
+    if side & (side - 1):
+        yield "preprocess.resolution", f"got {side}; the DCGAN baselines need a power of two from 16 on"
+
+
 def _tiny_channels(value: Lookup) -> Iterator[Finding]:
     channels = value("autoencoder.channels")
     if value("autoencoder.architecture") == "tiny" and len(set(channels)) > 1:
@@ -179,6 +185,7 @@ RULES: tuple[Rule, ...] = (
     _perceptual_judge,
     _curves,
     _neighbors,
+    _gan_resolution,
     _tiny_channels,
     _latent_grid,
     _dit_widths,

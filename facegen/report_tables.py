@@ -16,7 +16,7 @@ DISTANCES = {
     "frechet": ("Fréchet", "lower is better"),
     "fid": ("FID", "Inception; lower is better"),
     "frechet_random": ("Fréchet, random network", "lower is better"),
-    "kernel": ("Kernel × 1000", "lower is better; 0 on average between equal sets"),
+    "kernel": ("Kernel", "lower is better; 0 on average between equal sets"),
     "precision": ("Precision", "share of pictures within the real ones' reach"),
     "recall": ("Recall", "share of real ones within the pictures' reach"),
     "density": ("Density", "1 between equal sets"),
@@ -53,7 +53,7 @@ def comparison(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row a distance: its name, how to read it, and a cell (value, interval) for each set of GENERATORS."""
     rows = []
     for key, (label, reading) in DISTANCES.items():
-        cells = [cell(metrics[name][key], 1000.0 if key == "kernel" else 1.0) if key in metrics[name] else ("", "")
+        cells = [cell(metrics[name][key]) if key in metrics[name] else ("", "")
                  for name in GENERATORS if name in metrics]  # fmt: skip
         if any(value for value, _ in cells):
             rows.append({"label": label, "reading": reading, "cells": cells})
@@ -95,16 +95,17 @@ def judge_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def cell(figure: Any, scale: float = 1.0) -> tuple[str, str]:
+def cell(figure: Any) -> tuple[str, str]:
     """Return a figure as (value, interval), both empty where there is none."""
     if figure is None:
         return "", ""
     if not isinstance(figure, Mapping):
-        return digits(figure * scale), ""
-    interval = f"{digits(figure['low'] * scale)} to {digits(figure['high'] * scale)}" if "low" in figure else ""
-    return digits(figure["value"] * scale), interval
+        return digits(figure), ""
+    interval = f"{digits(figure['low'])} to {digits(figure['high'])}" if "low" in figure else ""
+    return digits(figure["value"]), interval
 
 
 def digits(value: float) -> str:
     """Return a figure with three significant digits, at most three after the point."""
+    value = 0.0 if abs(value) < 5e-4 else value  # no -0.000
     return f"{value:.3f}" if abs(value) < 1 else f"{value:#.3g}".rstrip(".") if abs(value) < 1000 else f"{value:,.0f}"

@@ -14,8 +14,6 @@ from facegen.metrics.kernel import kernel_distance
 from facegen.metrics.manifold import CLOSE, Memorisation, duplicate_rate, manifold_scores, memorisation
 from facegen.scoring import RealSet
 
-MIN_INFINITY = 4  # images a feature dimension, below which the distance is not extrapolated
-
 
 def set_figures(
     features: np.ndarray,
@@ -69,6 +67,7 @@ def extrapolated(
     features: np.ndarray, test: RealSet, *, extractor: str, generator: np.random.Generator
 ) -> dict[str, Any] | None:
     """Return the Fréchet distance at infinite N, or None where there are too few images for the line."""
-    if len(features) < MIN_INFINITY * features.shape[1]:
+    try:
+        return frechet_infinity(test.features, features, extractor=extractor, generator=generator).to_json()
+    except ValueError:  # its rule of how many a line needs
         return None
-    return frechet_infinity(test.features, features, extractor=extractor, generator=generator).to_json()

@@ -61,7 +61,7 @@ def run(stage: Stage) -> None:
 
 
 def networks(stage: Stage, data: FaceSet) -> tuple[DCGANGenerator, DCGANDiscriminator]:
-    """Return freshly drawn networks that fit the data; without attributes in the data, both DCGANs are unconditional."""
+    """Return freshly drawn networks that fit the data; where it names no attributes, both DCGANs are unconditional."""
     p, seed = getattr(stage.params.gan, str(stage.item)), stage.params.base.seed
     names = list(data.faces.attribute_names) if stage.item == "conditional" else []
     if stage.item == "conditional" and not names:

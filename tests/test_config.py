@@ -84,6 +84,7 @@ BAD_VALUES = [
 ]  # fmt: skip
 
 BROKEN_RULES = [
+    ("preprocess.resolution=96", "preprocess.resolution: got 96; the DCGAN baselines need a power of two"),
     ("judge.a.architecture=convnext", "judge.a.architecture: got convnext; the autoencoder's perceptual loss needs"),
     ("sample.curve_pairs=100000", "sample.curve_pairs: got 100000; the curve's are the first of sample.num_pairs"),
     ("sample.curve_images=9999999", "sample.curve_images: got 9999999; the curve's are the first of"),
@@ -204,7 +205,7 @@ def test_a_duplicate_section(text: str) -> None:
 
 def test_many_faults_at_once_are_all_in_one_error(tmp_path: Path, text: str) -> None:
     bad = with_values(
-        text, *(setting for setting, _ in (BAD_VALUES[0], BAD_VALUES[6], BROKEN_RULES[6], BROKEN_RULES[16]))
+        text, *(setting for setting, _ in (BAD_VALUES[0], BAD_VALUES[6], BROKEN_RULES[7], BROKEN_RULES[17]))
     )
     bad = bad.replace("  time_std:", "  time_sdt:").replace("  grid_columns:", "  num_pairs: 1\n  grid_columns:")
     path = tmp_path / "params.yaml"

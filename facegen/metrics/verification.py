@@ -17,7 +17,7 @@ from facegen.metrics.intervals import CONFIDENCE, Interval, mean_interval
 FOLDS = 10
 FARS = (1e-2, 1e-3)
 NUM_FOLD_PAIRS = 6000  # of the accuracy over folds, as in Labeled Faces in the Wild
-MAX_PAIRS = 300_000  # of either kind, of the other figures
+MAX_PAIRS = 100_000  # of either kind, of the other figures
 NUM_RESAMPLES = 100
 
 

@@ -1,9 +1,9 @@
 """DCGAN, with and without attributes: the adversarial baselines.
 
-    G: [noise, signs] (B, Z + A, 1, 1) -> transposed convolutions to 4, 8, ... H/2 px, each with batch norm and ReLU, halving
-       the channels down to w -> transposed convolution to (B, 3, H, H), tanh
-    D: [images, signs as constant maps] (B, 3 + A, H, H) -> convolutions of stride 2 to H/2 ... 4 px with batch norm (not
-       on the first) and LeakyReLU(0.2), doubling the channels from w -> convolution to (B, 1, 1, 1): a logit
+    G: [noise, signs] (B, Z + A, 1, 1) -> transposed convolutions to 4, 8, ... H/2 px, each with batch norm and ReLU,
+       halving the channels down to w -> transposed convolution to (B, 3, H, H), tanh
+    D: [images, signs as constant maps] (B, 3 + A, H, H) -> convolutions of stride 2 to H/2 ... 4 px with batch norm
+       (not on the first) and LeakyReLU(0.2), doubling the channels from w -> convolution to (B, 1, 1, 1): a logit
 
 At 64 px each has the four blocks of the published network, channels 8w, 4w, 2w, w; 128 px takes one more, 32 px one
 fewer. The sigmoid after D stands in the loss (`gan_loss`), where it is computed together with the logarithm: the same
@@ -151,6 +151,6 @@ def draw_dcgan_weights(module: nn.Module, generator: torch.Generator) -> None:
 def gan_loss(logits: Tensor, *, real: bool) -> Tensor:
     """Return the mean cross-entropy of sigmoid(logits) with the label 1 (real) or 0.
 
-    The generator's loss is that of its pictures with the label 1: the non-saturating one of Goodfellow et al., section 3.
+    The generator's loss is that of its pictures with the label 1: the non-saturating one (Goodfellow et al., 3).
     """
     return F.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, float(real), dtype=torch.float32))

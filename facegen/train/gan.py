@@ -1,9 +1,9 @@
 """Training a DCGAN: in each step the discriminator learns, then the generator, by cross-entropy on "real" and "fake".
 
-The pictures that G makes for D's phase are those that G is judged by in its own: made once, detached for D, and shown to
-D again after D's update. Real and fake pictures pass through D apart, each batch with its own batch statistics. There is
-no gradient clipping, no weight average and a constant learning rate. The pictures of a conditional G are asked for with
-the real batch's attributes in another order, so that both have the same shares.
+The pictures that G makes for D's phase are those that G is judged by in its own: made once, detached for D, and shown
+to D again after D's update. Real and fake pictures pass through D apart, each batch with its own batch statistics.
+There is no gradient clipping, no weight average and a constant learning rate. The pictures of a conditional G are asked
+for with the real batch's attributes in another order, so that both have the same shares.
 
 Shapes: B batch, H image side, Z noise, A attributes. Source: Radford et al. 2016; Goodfellow et al. 2014, algorithm 1
 with one step of D, and the non-saturating loss of G.
@@ -49,7 +49,7 @@ class GanBatch:
 
 
 class GanLearner:
-    """A generator against a discriminator (a `facegen.train.loop.Learner`); for one process, as it calls G in D's phase."""
+    """A generator against a discriminator (a `facegen.train.loop.Learner`); one process only: D's phase calls G."""
 
     def __init__(
         self, generator: DCGANGenerator, discriminator: DCGANDiscriminator, data: FaceSet, recipe: GanRecipe

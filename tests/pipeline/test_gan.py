@@ -47,9 +47,10 @@ def stage_in(root: Path, checkout: Path, name: str) -> Stage:
     machine = params.machine.model_copy(update={"device": "cpu", "threads": 1})
     base = params.base.model_copy(update={"precision": "fp32"})  # Accelerate keeps one precision a process
     (root / "scratch").mkdir(exist_ok=True)
+    params = params.model_copy(update={"base": base, "gan": gan, "machine": machine})
     return Stage(
-        name=name, params=params.model_copy(update={"base": base, "gan": gan, "machine": machine}), root=root, home=root, key="k",
-        scratch=root / "scratch", parameters={}, inputs={}, tracker=None,
+        name=name, params=params, root=root, home=root, key="k", scratch=root / "scratch", parameters={}, inputs={},
+        tracker=None,
     )  # fmt: skip
 
 
