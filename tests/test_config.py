@@ -28,7 +28,7 @@ def test_the_repository_parameters_are_free_of_faults(root: Path) -> None:
     params = load_params(root / "params.yaml")
     assert params.dit.hidden_size % params.dit.num_heads == 0
     assert params.machine.device == "auto"
-    assert params.sample.guidance_interval == (0.0, 0.8)
+    assert params.sample.guidance_interval == (0.0, 1.0)
 
 
 def test_params_are_frozen_and_closed(root: Path) -> None:
