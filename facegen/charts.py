@@ -24,7 +24,15 @@ from facegen.artifacts import atomic_write_bytes
 INK, MUTED, LINE = "#1c1e21", "#6b7077", "#d5d8dd"
 SERIES = ("#2a6fb0", "#c8641b", "#2f8f5b", "#8a5bb5", "#b0902a")
 VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line"} | {c: f"series-{i}" for i, c in enumerate(SERIES)}
-CURVES = ("loss", "mse", "val_mse", "l1", "perceptual", "d_loss", "g_loss")  # of a training log, in the order in which they are drawn
+CURVES = (
+    "loss",
+    "mse",
+    "val_mse",
+    "l1",
+    "perceptual",
+    "d_loss",
+    "g_loss",
+)  # of a training log, in the order in which they are drawn
 SIZE_IN, DPI = (7.2, 3.0), 150
 STYLE: dict[Any, Any] = {
     "font.size": 9.5, "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from facegen.metrics.judge_features import JudgeFeatures, load_judge_features
 from threadpoolctl import threadpool_limits
 
 from facegen.artifacts import read_json, write_json
@@ -20,6 +19,7 @@ from facegen.evaluation import JUDGED, Real, Settings, evaluate
 from facegen.judging import Answers, judge_samples
 from facegen.metrics.features import RandomProjection
 from facegen.metrics.inception import InceptionFeatures
+from facegen.metrics.judge_features import JudgeFeatures, load_judge_features
 from facegen.models.autoencoder import decode, encode_moments, factor, load_autoencoder
 from facegen.score_control import judge_rates
 from facegen.score_plots import COLUMNS, ROWS, write_plots
