@@ -105,7 +105,7 @@ def test_a_stopped_flow_leaves_nothing_behind(project: Any, wait_for: Any) -> No
     project.set("dit.total_images=1000000")
     process = subprocess.Popen(FLOW, cwd=project.folder, env=project.environment, stderr=subprocess.PIPE)
     log = project.folder / ".runs/dit"
-    wait_for(lambda: len(list(log.glob("*/*.safetensors"))) > 0, timeout_s=120)
+    wait_for(lambda: len(list(log.glob("*/*.safetensors"))) > 0, timeout_s=300)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode not in (0, None)
