@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.made_evaluation import NAMES, NUM, PAIRS, made_evaluation
+from facegen.metrics.identity import identity_cosines
+from facegen.score_distances import set_figures
+from facegen.scoring import RealSet
+from tests.made_evaluation import NAMES, NUM, PAIRS, made_answers, made_evaluation, made_samples
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +63,27 @@ def test_curves_stand_at_their_settings_with_one_n(found):
     assert found.by_steps[1]["value"] == found.by_images[-1]["value"]  # both are the prior itself
 
 
-def test_the_judge_cannot_be_one_of_chance():
-    found, _ = made_evaluation()
+def test_copies_of_the_training_set_are_found_out(found):
+    assert found.figures["gan_unconditional"]["memorised"]["value"] == 1
+    assert found.figures["gan_unconditional"]["closer_than_test"]["value"] == 1
+    assert found.figures["gan"]["memorised"]["value"] < 0.2
+
+
+def test_a_generator_of_one_mode_is_precise_and_recalls_little():
+    rng = np.random.default_rng(0)
+    real = RealSet(rng.normal(0, 1, (200, 4)), np.arange(200))
+    figures = set_figures(rng.normal(0, 0.1, (200, 4)), real, k=3, generator=rng)
+    assert figures["precision"]["value"] > 0.9 and figures["recall"]["value"] < 0.2
+
+
+def test_every_guidance_scale_counts_the_same_pairs(found):
+    answers = made_answers("dit", made_samples("dit"))
+    first = [answers.embeddings[answers.rows(f"flip/{name}")[:20]] for name in NAMES]  # guidance=1 has 10 pairs
+    expected = np.mean([identity_cosines(rows[0::2], rows[1::2]).mean() for rows in first])
+    assert found.guidance[1]["identity_cosine"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_judge_without_noise_finds_every_leak_and_no_other(found):
     chance = found.figures["control"]["gan"]["leakage_of_chance"]
     assert chance == pytest.approx(0, abs=1e-9)  # the made judge has no noise
     assert found.figures["control"]["gan"]["significant_leaks"] == 3  # each flip drags one other along
