@@ -82,6 +82,33 @@ def _latent_grid(value: Lookup) -> Iterator[Finding]:
         yield "dit.patch_size", f"got {patch_size}; must divide the latent side of {side}: one of {fits}"
 
 
+def _large_faces(value: Lookup) -> Iterator[Finding]:
+    unit, side = 4 * pixels_per_latent(value("autoencoder.channels")), value("preprocess.large_resolution")
+    if side % unit:
+        yield (
+            "preprocess.large_resolution",
+            f"got {side}; must be a multiple of {unit}, so that a quarter of it can be encoded",
+        )
+
+
+def _inpainter_shares(value: Lookup) -> Iterator[Finding]:
+    shares = value("inpainter.empty_share"), value("inpainter.zoom_share")
+    if sum(shares) > 1:
+        yield (
+            "inpainter.zoom_share",
+            f"got {shares[1]}; inpainter.empty_share and inpainter.zoom_share together must be at most 1",
+        )
+
+
+def _edit_sets(value: Lookup) -> Iterator[Finding]:
+    total = value("edit.num_photos")
+    for part in ("num_compared", "num_swept"):
+        if value(f"edit.{part}") > total:
+            yield f"edit.{part}", f"got {value(f'edit.{part}')}; must be at most edit.num_photos of {total}"
+    if value("edit.method") == "invert":
+        yield "edit.method", "got invert; the default needs a mask: blend, resample, sdedit, conditioned or zoom"
+
+
 def _dit_widths(value: Lookup) -> Iterator[Finding]:
     hidden_size = value("dit.hidden_size")
     if hidden_size % 4:
@@ -191,6 +218,10 @@ RULES: tuple[Rule, ...] = (
     _dit_widths,
     _warmup("autoencoder"),
     _warmup("dit"),
+    _warmup("inpainter"),
+    _large_faces,
+    _inpainter_shares,
+    _edit_sets,
     _emas,
     _drop_shares,
     _interval,

@@ -1,4 +1,7 @@
-"""preprocess: photographs become faces of one size (data/faces), with a list of what was refused and why."""
+"""preprocess: photographs become faces of one size (data/faces), with a list of what was refused and why.
+
+Some of them are cut larger too (data/faces-large), for the upscaler.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import sys
 import time
 
 from facegen.artifacts import write_json
-from facegen.data.preprocess import Recipe, write_faces
+from facegen.data.preprocess import LargeRecipe, Recipe, write_faces
 from pipelines.stage import Stage, main
 
 REPORT = "eval/preprocess.json"
@@ -37,7 +40,11 @@ def run(stage: Stage) -> None:
         max_megapixels=p.preprocess.max_megapixels,
     )
     started = time.monotonic()
-    with stage.output("data/faces") as folder, stage.progress(len(source.ids), "faces") as bar:
+    with (
+        stage.output("data/faces") as folder,
+        stage.output("data/faces-large") as large_folder,
+        stage.progress(len(source.ids), "faces") as bar,
+    ):
         report = write_faces(
             source,
             folder,
@@ -45,11 +52,19 @@ def run(stage: Stage) -> None:
             rows_per_shard=p.preprocess.rows_per_shard,
             workers=p.machine.workers,
             on_face=bar.update,
+            large=LargeRecipe(
+                large_folder, p.preprocess.large_resolution, num_images=p.preprocess.large_images, seed=p.base.seed
+            ),
         )
         write_json(stage.root / REPORT, report)
         require_few_rejects(report["rejects"], p.preprocess.max_rejects)
         if not report["faces"]["train"]:
             raise ValueError("the train split is empty: nothing could be trained")
+    if not report["large"]["faces"]["train"]:
+        sys.stderr.write(
+            f"preprocess: note: no photograph of the train split shows a face at {p.preprocess.large_resolution} px "
+            "(preprocess.large_resolution): there will be no upscaler\n"
+        )
     rate = len(source.ids) / (time.monotonic() - started)
     sys.stderr.write(f"preprocess: {len(source.ids)} photographs at {rate:.0f} images/s\n")
     stage.metrics({"images_per_s": rate, "faces": report["faces"], "rejects": len(report["rejects"])})

@@ -6,8 +6,9 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from facegen.config import FaceAttribute, Params, find_faults, load_params
+from facegen.config import Params, find_faults, load_params
 from facegen.config_faults import parse_yaml
+from facegen.config_sections import FaceAttribute
 from facegen.profiles import edited, parse_settings
 
 
@@ -81,6 +82,8 @@ BAD_VALUES = [
     ("render.correlations=[[Male, Yong, 0.1]]", "render.correlations[0][1]: got 'Yong' (text); must be one of Male"),
     ("render.correlations=[[Male, Young]]", "render.correlations[0][2]: missing; it must be a number above -1"),
     ("sample=3", "sample: got 3; must be a section"),
+    ("inpainter.zoom_side=0", "inpainter.zoom_side: got 0; must be a number from 0.1 to 1"),
+    ("edit.method=paint", "edit.method: got 'paint' (text); must be one of blend, resample"),
 ]  # fmt: skip
 
 BROKEN_RULES = [
@@ -112,6 +115,11 @@ BROKEN_RULES = [
     ("data.attributes=[Male, Goatee]", "data.attributes: Goatee: not drawn by render; known are Male, Young"),
     ("render.correlations=[[Male, Male, 0.1]]", "render.correlations[0]: got Male twice"),
     ("render.correlations=[[Male, Bald, 0.1], [Bald, Male, 0.2]]", "render.correlations[1]: the pair Bald, Male"),
+    ("preprocess.large_resolution=72", "preprocess.large_resolution: got 72; must be a multiple of 16, so that a quarter"),
+    ("inpainter.empty_share=0.7", "inpainter.empty_share and inpainter.zoom_share together must be at most 1"),
+    ("edit.num_compared=99", "edit.num_compared: got 99; must be at most edit.num_photos of 6"),
+    ("edit.num_swept=99", "edit.num_swept: got 99; must be at most edit.num_photos of 6"),
+    ("edit.method=invert", "edit.method: got invert; the default needs a mask: blend, resample, sdedit, conditioned or zoom"),
 ]  # fmt: skip
 
 
@@ -191,7 +199,7 @@ def test_a_missing_key_and_a_missing_section(text: str) -> None:
 
 def test_a_duplicate_key_names_both_lines(text: str) -> None:
     line = text[: text.index("  num_steps:")].count("\n") + 1
-    found = faults(text.replace("  num_steps:", "  num_steps: 4\n  num_steps:"))
+    found = faults(text.replace("  num_steps:", "  num_steps: 4\n  num_steps:", 1))
     assert found == [
         f"line {line + 1}: sample.num_steps: stands twice, in lines {line} and {line + 1}; keep one of them"
     ]
@@ -207,7 +215,7 @@ def test_many_faults_at_once_are_all_in_one_error(tmp_path: Path, text: str) -> 
     bad = with_values(
         text, *(setting for setting, _ in (BAD_VALUES[0], BAD_VALUES[6], BROKEN_RULES[7], BROKEN_RULES[17]))
     )
-    bad = bad.replace("  time_std:", "  time_sdt:").replace("  grid_columns:", "  num_pairs: 1\n  grid_columns:")
+    bad = bad.replace("  time_std:", "  time_sdt:").replace("  grid_columns:", "  num_pairs: 1\n  grid_columns:", 1)
     path = tmp_path / "params.yaml"
     path.write_text(bad)
     with pytest.raises(ValueError, match="has 6 faults") as caught:

@@ -1,9 +1,11 @@
 """Classifier-free guidance on all latent channels, within an interval of t, for all attributes together or each by itself.
 
-    v = v(null) + s (v(c) - v(null)) + sum_k w_k (v(c) - v(c \\ k))
+    v = v(null) + s (v(c) - v(null)) + sum_k w_k (v(c) - v(c \\ k)) + w(position) (v(c) - v(c \\ changed))
 
 c is the attributes and, where there is one, the identity; null is every attribute unknown and the empty identity. c \\ k
-is c with attribute k unknown, the identity kept. Outside the interval v = v(c).
+is c with attribute k unknown, the identity kept; c \\ changed, for edits, is c with a set of attributes unknown that may
+differ from picture to picture, and its weight differs from place to place. What a network is shown beside x_t (`shown`:
+the context of a photograph, its crop) is part of every condition, the null one too. Outside the interval v = v(c).
 Source: Ho and Salimans, Classifier-Free Diffusion Guidance; Kynkaanniemi et al., Applying Guidance in a Limited Interval.
 Shapes: x (B, C, H, W), attributes (B, A), identity (B, E).
 """
@@ -21,7 +23,7 @@ _ROUNDING = 1e-6  # schedulers hold t in float32
 
 Network = Callable[..., Tensor]
 """(x_t (B, C, H, W), t (B,), attributes (B, A)) -> v (B, C, H, W); where there is an identity, it is called with the
-keywords identity (B, E) and identity_known (B,) bool, too."""
+keywords identity (B, E) and identity_known (B,) bool, too, and with those of `shown`."""
 
 
 def guided_velocity(
@@ -34,6 +36,10 @@ def guided_velocity(
     interval: Sequence[float],
     attribute_scales: Mapping[int, float],
     identity: Tensor | None = None,
+    identity_in_null: bool = False,
+    shown: Mapping[str, Tensor] | None = None,
+    changed: Tensor | None = None,
+    changed_weight: Tensor | None = None,
 ) -> Tensor:
     """Return the guided velocity at one time for a batch; all conditions go through the network in one pass.
 
@@ -46,29 +52,41 @@ def guided_velocity(
         interval: (low, high): guidance acts where low <= t <= high.
         attribute_scales: extra weight w_k by attribute index.
         identity: (B, E), part of every condition but the null one; None for the empty identity throughout.
+        identity_in_null: keep the identity in the null condition too, so that s guides towards the attributes alone.
+        shown: further keywords of the network (`context`, `crop`), a row per picture, the same under every condition.
+        changed: (B, A) bool, the attributes that `changed_weight` strengthens.
+        changed_weight: w, float (B, 1, H, W); None is none.
     """
     inside = interval[0] - _ROUNDING <= t <= interval[1] + _ROUNDING
     extra = {k: w for k, w in attribute_scales.items() if w and inside}
     conditions, known = [attributes], [True]
     if inside and scale != 1:
         conditions.append(torch.full_like(attributes, UNKNOWN))
-        known.append(False)
+        known.append(identity_in_null)
     for k in extra:
         without = attributes.clone()
         without[:, k] = UNKNOWN
         conditions.append(without)
         known.append(True)
+    weight_of_changed = changed_weight if inside else None
+    if changed is not None and weight_of_changed is not None:
+        conditions.append(torch.where(changed, UNKNOWN, attributes))
+        known.append(True)
     B, n = x_t.shape[0], len(conditions)
     times = torch.full((B * n,), t, device=x_t.device, dtype=torch.float32)
-    person: dict[str, Tensor] = {}
+    beside: dict[str, Tensor] = {}
     if identity is not None:
-        person["identity"] = identity.repeat(n, 1)
-        person["identity_known"] = torch.tensor(known, device=x_t.device).repeat_interleave(B)
-    v = network(x_t.repeat(n, 1, 1, 1), times, torch.cat(conditions), **person).chunk(n)
+        beside["identity"] = identity.repeat(n, 1)
+        beside["identity_known"] = torch.tensor(known, device=x_t.device).repeat_interleave(B)
+    for name, tensor in (shown or {}).items():
+        beside[name] = tensor.repeat(n, *[1] * (tensor.ndim - 1))
+    v = network(x_t.repeat(n, 1, 1, 1), times, torch.cat(conditions), **beside).chunk(n)
     guided, rest = v[0], list(v[1:])
     if inside and scale != 1:
         null = rest.pop(0)
         guided = null + scale * (v[0] - null)
+    if changed is not None and weight_of_changed is not None:
+        guided = guided + weight_of_changed * (v[0] - rest.pop())
     for weight, without_k in zip(extra.values(), rest, strict=True):
         guided = guided + weight * (v[0] - without_k)
     return guided

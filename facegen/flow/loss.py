@@ -25,7 +25,16 @@ def laplacian(x: Tensor) -> Tensor:
     return F.conv2d(padded, kernel.expand(channels, 1, 3, 3), groups=channels)
 
 
-def velocity_loss(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (mse, laplacian energy) of the velocity error per image, each float32 (B,)."""
+def velocity_loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return (mse, laplacian energy) of the velocity error per image, each float32 (B,).
+
+    Args:
+        predicted, target: (B, C, H, W).
+        weight: (B, 1, H, W), of the error's square at each position; it is scaled to a mean of 1 in each image.
+    """
     error = predicted.float() - target.float()
-    return error.square().mean(dim=(1, 2, 3)), laplacian(error).square().mean(dim=(1, 2, 3))
+    square, rough = error.square(), laplacian(error).square()
+    if weight is not None:
+        share = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
+        square, rough = square * share, rough * share
+    return square.mean(dim=(1, 2, 3)), rough.mean(dim=(1, 2, 3))

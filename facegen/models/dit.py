@@ -1,13 +1,18 @@
 """LatentDiT: a diffusion transformer over VAE latents, steered by three-state attributes and by identity.
 
-    latents (B, C, H, W) -> patches (B, N, D) + positions
-    c = MLP(Timesteps(t)) + attribute embedding (+ identity projection)
+    latents (B, C, H, W) (+ context (B, K, H, W)) -> patches (B, N, D) + positions
+    c = MLP(Timesteps(t)) + attribute embedding (+ identity projection) (+ crop projection)
     depth x [ LN -> (gamma1, beta1) -> self-attention -> x gate1 -> + ; LN -> (gamma2, beta2) -> MLP -> x gate2 -> + ]
     LN -> (gamma, beta) -> linear -> unpatchify -> v (B, C, H, W)
 
 Shapes: B batch, C latent channels, H W latent size, p patch size, N = (H/p)(W/p) tokens, D hidden size, L depth,
-A attributes, E identity embedding. Source: Peebles and Xie, Scalable Diffusion Models with Transformers (adaLN-Zero), with
-the modulation of all blocks from one matrix product, since c is the same for all of them.
+A attributes, E identity embedding, K context channels. Source: Peebles and Xie, Scalable Diffusion Models with
+Transformers (adaLN-Zero), with the modulation of all blocks from one matrix product, since c is the same for all of them.
+
+An inpainting model (`inpainting_model`) sees a context beside x_t: which latents of a photograph are kept (K = 1 + C: the
+mask of what is kept, and the kept latents), and which part of the face it is shown: the tokens of a part stand between
+those of the whole face. No context, all zeros, is the generator that it was made from. Source: Rombach et al., Latent
+Diffusion, section 4.5 (concatenated mask and picture).
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from torch.nn import functional as F
 from facegen.attributes import ABSENT, PRESENT, UNKNOWN
 
 FREQUENCIES = 256  # sinusoids of the timestep embedding
+WHOLE_FACE = (0.5, 0.5, 1.0)  # centre x, centre y, side: the crop that shows all
 TIME_SCALE = 1000.0  # t in [0, 1] is embedded on the scale of the usual thousand steps
 
 
@@ -38,12 +44,26 @@ def timestep_embedding(t: Tensor, *, dim: int, max_period: float = 10000.0) -> T
 
 def sincos_positions(grid: int, dim: int) -> Tensor:
     """Return fixed 2-D positions, float32 (grid * grid, dim): half the channels for the row, half for the column."""
-    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))  # (D/4,)
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * omega  # (grid, D/4)
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, D/2)
-    rows = axis[:, None, :].expand(grid, grid, -1)
-    columns = axis[None, :, :].expand(grid, grid, -1)
-    return torch.cat([rows, columns], dim=2).reshape(grid * grid, dim).float()  # (N, D)
+    steps = torch.arange(grid, dtype=torch.float64)[None]
+    return sincos_at(steps, steps, dim=dim)[0].float()  # (N, D)
+
+
+def sincos_at(rows: Tensor, columns: Tensor, *, dim: int) -> Tensor:
+    """Return the positions (B, R * C, dim) of the tokens at rows (B, R) and columns (B, C), whole or in between."""
+    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=rows.dtype, device=rows.device) / (dim // 4))  # (D/4,)
+    (B, R), C = rows.shape, columns.shape[1]
+    down, across = (
+        torch.cat([(x[..., None] * omega).sin(), (x[..., None] * omega).cos()], dim=2) for x in (rows, columns)
+    )
+    down, across = down[:, :, None].expand(B, R, C, -1), across[:, None].expand(B, R, C, -1)
+    return torch.cat([down, across], dim=3).reshape(B, R * C, dim)
+
+
+def crop_positions(crop: Tensor, *, grid: int, dim: int) -> Tensor:
+    """Return the positions (B, N, dim) of the tokens of crops (B, 3): where they lie on the grid of the whole face."""
+    middle = (torch.arange(grid, device=crop.device) + 0.5) / grid - 0.5  # of each token, from the crop's centre
+    columns, rows = (grid * (crop[:, axis, None] + crop[:, 2:] * middle) - 0.5 for axis in (0, 1))
+    return sincos_at(rows, columns, dim=dim)
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -118,6 +138,8 @@ class LatentDiT(ModelMixin, ConfigMixin):
         latent_mean: Sequence[float] | None = None,             # per channel, of the latents it was trained on
         latent_std: Sequence[float] | None = None,
         path: str = "linear",                                   # flow path it was trained with: linear or cosine
+        context_channels: int | None = None,                    # K; None: a generator
+        mean_landmarks: Sequence[Sequence[float]] | None = None,  # of an inpainting model: 5 x (x, y), shares of the side
     ) -> None:  # fmt: skip
         super().__init__()
         if sample_size % patch_size:
@@ -134,6 +156,11 @@ class LatentDiT(ModelMixin, ConfigMixin):
         if identity_dim is not None:
             self.identity_embedder = nn.Linear(identity_dim, hidden_size)
             self.identity_null = nn.Parameter(torch.zeros(hidden_size))
+        if context_channels is not None:
+            self.context_embedder = nn.Conv2d(
+                context_channels, hidden_size, kernel_size=patch_size, stride=patch_size, bias=False
+            )
+            self.crop_embedder = nn.Linear(len(WHOLE_FACE), hidden_size, bias=False)
         self.blocks = nn.ModuleList(DiTBlock(hidden_size, num_heads, mlp_ratio) for _ in range(depth))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden_size, (6 * depth + 2) * hidden_size))
         self.final_norm = nn.LayerNorm(hidden_size, elementwise_affine=False, eps=1e-6)
@@ -143,11 +170,12 @@ class LatentDiT(ModelMixin, ConfigMixin):
     def initialize_weights(self, generator: torch.Generator) -> None:
         """Draw all weights anew: Xavier uniform for matrices, N(0, 0.02) for embeddings, zero modulation and output.
 
-        The identity condition starts at zero and takes no draw: such a model begins as the one without it does.
+        Identity, context and crop start at zero and take no draw: such a model begins as the one without them does.
         """
         identity = getattr(self, "identity_embedder", None)
+        extra = [identity, getattr(self, "context_embedder", None), getattr(self, "crop_embedder", None)]
         for module in self.modules():
-            if module is identity:
+            if module in extra:
                 continue
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight.flatten(1), generator=generator)
@@ -159,20 +187,29 @@ class LatentDiT(ModelMixin, ConfigMixin):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02, generator=generator)
         zero = [*self.adaLN_modulation.parameters(), *self.final_linear.parameters()]
+        zero += [parameter for module in extra if module is not None for parameter in module.parameters()]
         if identity is not None:
-            zero += [*identity.parameters(), self.identity_null]
+            zero.append(self.identity_null)
         for parameter in zero:
             nn.init.zeros_(parameter)
 
     def condition(
-        self, timestep: Tensor, attributes: Tensor, identity: Tensor | None, identity_known: Tensor | None
+        self,
+        timestep: Tensor,
+        attributes: Tensor,
+        identity: Tensor | None,
+        identity_known: Tensor | None,
+        crop: Tensor | None = None,
     ) -> Tensor:
-        """Return c (B, D) from t (B,), attributes (B, A) and, where the model has one, identity (B, E).
+        """Return c (B, D) from t (B,), attributes (B, A) and, where the model has them, identity (B, E) and crop (B, 3).
 
         A row without identity (None, or `identity_known` false) takes the learned empty identity.
         """
-        c = self.t_embedder(timestep_embedding(timestep, dim=FREQUENCIES).to(self.final_linear.weight.dtype))
+        dtype = self.final_linear.weight.dtype
+        c = self.t_embedder(timestep_embedding(timestep, dim=FREQUENCIES).to(dtype))
         c = c + self.y_embedder(attributes)  # (B, D)
+        if crop is not None:
+            c = c + self.crop_embedder(crop_code(crop).to(dtype))
         if self.config.identity_dim is None:
             return c
         if identity is None:
@@ -190,6 +227,8 @@ class LatentDiT(ModelMixin, ConfigMixin):
         attributes: Tensor,
         identity: Tensor | None = None,
         identity_known: Tensor | None = None,
+        context: Tensor | None = None,
+        crop: Tensor | None = None,
         return_dict: bool = True,  # noqa: FBT001 (as in every diffusers model)
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """Predict the velocity.
@@ -200,19 +239,27 @@ class LatentDiT(ModelMixin, ConfigMixin):
             attributes: (B, A) integers: -1 unknown, 0 absent, 1 present.
             identity: (B, E) unit vectors, or None for the learned empty identity.
             identity_known: (B,) bool; False rows take the empty identity.
+            context: of an inpainting model: (B, K, H, W), what is kept (1) and its latents; None is all zeros.
+            crop: of an inpainting model: (B, 3), centre x, centre y and side of the square that is shown, in shares of
+                the whole face; None is the whole face.
 
         Returns:
             Transformer2DModelOutput with `sample` = v, (B, C, H, W); a tuple if `return_dict` is False.
 
         Raises:
-            ValueError: if a shape does not fit the model, or an identity is given to a model without one.
+            ValueError: if a shape does not fit the model, or it is given a condition that it does not have.
         """
         self._check(hidden_states, timestep, attributes, identity)
+        self._check_context(hidden_states, context, crop)
         B = hidden_states.shape[0]
         D, L = self.config.hidden_size, self.config.depth
-        c = self.condition(timestep, attributes, identity, identity_known)  # (B, D)
+        c = self.condition(timestep, attributes, identity, identity_known, crop)  # (B, D)
         modulation = self.adaLN_modulation(c).view(B, 6 * L + 2, D)  # one product for all blocks
-        x = self.x_embedder(hidden_states).flatten(2).transpose(1, 2) + self.positions  # (B, N, D)
+        patches = self.x_embedder(hidden_states)  # (B, D, H/p, W/p)
+        if context is not None:
+            patches = patches + self.context_embedder(context)
+        positions = self.positions if crop is None else crop_positions(crop, grid=self.grid, dim=D)
+        x = patches.flatten(2).transpose(1, 2) + positions  # (B, N, D)
         for index, block in enumerate(self.blocks):
             x = block(x, modulation[:, 6 * index : 6 * index + 6])  # (B, N, D)
         x = self.final_linear(modulate(self.final_norm(x), modulation[:, -2], modulation[:, -1]))  # (B, N, p*p*C)
@@ -240,6 +287,39 @@ class LatentDiT(ModelMixin, ConfigMixin):
             raise ValueError("this model has no identity condition (identity_dim is null); pass identity=None")
         if identity is not None and tuple(identity.shape) != (x.shape[0], c.identity_dim):
             raise ValueError(f"identity has shape {tuple(identity.shape)}; expected {(x.shape[0], c.identity_dim)}")
+
+    def _check_context(self, x: Tensor, context: Tensor | None, crop: Tensor | None) -> None:
+        wanted = {"context": (x.shape[0], self.config.context_channels, *x.shape[2:]), "crop": (x.shape[0], 3)}
+        for name, given in (("context", context), ("crop", crop)):
+            if given is not None and self.config.context_channels is None:
+                raise ValueError(f"this model is a generator, not an inpainting model; pass {name}=None")
+            if given is not None and tuple(given.shape) != wanted[name]:
+                raise ValueError(f"{name} has shape {tuple(given.shape)}; expected {wanted[name]}")
+
+
+def inpainting_model(generator: LatentDiT, *, mean_landmarks: Sequence[Sequence[float]] | None = None) -> LatentDiT:
+    """Return an inpainting model that begins as this generator: what reads context and crop is zero.
+
+    Args:
+        generator: a LatentDiT without context; it stays as it is.
+        mean_landmarks: 5 x (x, y) in shares of the side, where faces lie that have no landmarks of their own.
+
+    Raises:
+        ValueError: if it is an inpainting model already.
+    """
+    config = {name: value for name, value in generator.config.items() if not name.startswith("_")}
+    if config["context_channels"] is not None:
+        raise ValueError("this LatentDiT is an inpainting model already; give the generator that it was made from")
+    model = LatentDiT(**{**config, "context_channels": 1 + config["in_channels"], "mean_landmarks": mean_landmarks})
+    fresh, own = model.state_dict(), generator.state_dict()
+    model.load_state_dict({name: own.get(name, torch.zeros_like(value)) for name, value in fresh.items()})
+    return model.to(next(generator.parameters()).device)
+
+
+def crop_code(crop: Tensor) -> Tensor:
+    """Return what the network is told of crops (B, 3): how far the centre and the log2 of the side are from the whole face."""
+    whole = torch.tensor(WHOLE_FACE, device=crop.device)
+    return torch.cat([crop[:, :2] - whole[:2], torch.log2(crop[:, 2:])], dim=1)
 
 
 def check_states(attributes: Tensor) -> None:

@@ -22,7 +22,7 @@ from facegen.data.align import canonical_landmarks, cut_face
 from facegen.data.archive import list_pictures
 from facegen.data.celeba import read_celeba
 from facegen.data.images import decode_photo
-from facegen.data.preprocess import Copies, Face, Job, Recipe, make_faces, write_faces
+from facegen.data.preprocess import Copies, Face, Job, LargeRecipe, Recipe, make_faces, write_faces
 from facegen.data.shards import Faces
 from facegen.errors import FacegenError
 from pipelines.preprocess import require_few_rejects
@@ -252,3 +252,51 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def prepare_large(root: Path, out: Path, *, resolution: int, num_images: int, seed: int = 0, workers: int = 0) -> dict:
+    source = read_celeba(root, attributes="all", val_fraction=0.1, test_fraction=0.1, seed=0)
+    return write_faces(
+        source, out / "faces", recipe=RECIPE, rows_per_shard=60, workers=workers, on_face=lambda: None,
+        large=LargeRecipe(out / "large", resolution, num_images, seed),
+    )  # fmt: skip
+
+
+def test_some_faces_are_cut_larger_too(tmp_path: Path) -> None:
+    root = make_source(tmp_path / "source", PHOTOS)
+    report = prepare_large(root, tmp_path / "a", resolution=40, num_images=60)
+    assert sum(report["large"]["faces"].values()) == 60
+    assert report["large"]["resolution"] == 40
+    found = 0
+    for split in ("train", "val", "test"):
+        small, large = Faces.open(tmp_path / "a/faces", split), Faces.open(tmp_path / "a/large", split)
+        assert (large.resolution, len(large)) == (40, report["large"]["faces"][split])
+        rows = [small.ids.index(id) for id in large.ids]
+        assert np.array_equal(small.attributes[rows], large.attributes)
+        assert np.array_equal(small.identity[rows], large.identity)
+        for row, id in enumerate(large.ids):
+            photo = decode_photo(PHOTOS[id], max_megapixels=1)
+            marks = np.array(POINTS, dtype=float).reshape(5, 2) + int(id[:6]) % 3
+            image, points, _ = cut_face(photo, resolution=40, crop="full", crop_size_px=40, landmarks=marks)
+            assert np.array_equal(large.images(np.array([row]), threads=1)[0], np.asarray(image))
+            assert np.allclose(large.landmarks[row], points)
+            found += 1
+    assert found == 60
+
+
+def test_which_faces_are_large_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    root = make_source(tmp_path / "source", PHOTOS)
+    for name, options in {"a": {}, "b": {"workers": 2}, "c": {"seed": 1}}.items():
+        prepare_large(root, tmp_path / name, resolution=40, num_images=60, **options)
+    assert contents(tmp_path / "a/large") == contents(tmp_path / "b/large")
+    ids = [set(Faces.open(tmp_path / name / "large", "train").ids) for name in ("a", "c")]
+    assert ids[0] != ids[1]
+
+
+def test_photographs_with_too_few_pixels_are_not_enlarged_for_it(tmp_path: Path) -> None:
+    root = make_source(tmp_path / "source", PHOTOS)  # 44 x 50 px
+    assert sum(prepare_large(root, tmp_path / "a", resolution=44, num_images=999)["large"]["faces"].values()) == NUMBER
+    report = prepare_large(root, tmp_path / "b", resolution=45, num_images=999)
+    assert report["large"]["faces"] == {"train": 0, "val": 0, "test": 0}
+    assert sum(report["faces"].values()) == NUMBER
+    assert len(Faces.open(tmp_path / "b/large", "train")) == 0

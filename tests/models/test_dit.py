@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from facegen.models.dit import LatentDiT, sincos_positions, timestep_embedding, training_flops
+from facegen.models.dit import (
+    LatentDiT,
+    crop_code,
+    crop_positions,
+    inpainting_model,
+    sincos_at,
+    sincos_positions,
+    timestep_embedding,
+    training_flops,
+)
 from facegen.rng import torch_generator
 
 NAMES = [f"attribute_{i}" for i in range(12)]
@@ -151,3 +160,78 @@ def test_save_and_load_give_the_same_network(tmp_path):
     x, t, y = inputs()
     assert torch.equal(model(x, t, y).sample, again(x, t, y).sample)
     assert list(again.config.attribute_names) == NAMES and again.config.latent_std == [2.0] * 4
+
+
+def test_an_inpainting_model_begins_as_its_generator_whatever_it_is_shown():
+    generator, (x, t, y) = tiny(identity_dim=5), inputs()
+    model = inpainting_model(generator, mean_landmarks=[[0.4, 0.5]] * 5).eval()
+    context = torch.randn(3, 5, 8, 8, generator=torch_generator(3, "context"))
+    crop = torch.tensor([[0.5, 0.5, 1.0]]).repeat(3, 1)
+    who = torch.nn.functional.normalize(torch.randn(3, 5, generator=torch_generator(4, "who")), dim=1)
+    expected = generator(x, t, y, who).sample
+    assert torch.equal(model(x, t, y, who).sample, expected)
+    assert torch.equal(model(x, t, y, who, context=context).sample, expected)
+    assert torch.allclose(model(x, t, y, who, context=context, crop=crop).sample, expected, atol=1e-5)
+    assert model.config.context_channels == 5
+    assert model.config.mean_landmarks == [[0.4, 0.5]] * 5
+    assert {k for k in model.state_dict() if k not in generator.state_dict()} == {
+        "context_embedder.weight", "crop_embedder.weight",
+    }  # fmt: skip
+
+
+def test_the_tokens_of_a_crop_stand_where_they_lie_on_the_whole_face():
+    whole, dim = sincos_positions(4, 32), 32
+    same = crop_positions(torch.tensor([[0.5, 0.5, 1.0]]), grid=4, dim=dim)
+    assert torch.allclose(same[0], whole, atol=1e-6)
+    # The upper right half-sized square: its four inner corners' tokens straddle those of the whole face.
+    part = crop_positions(torch.tensor([[0.75, 0.25, 0.5]]), grid=4, dim=dim)[0].view(4, 4, dim)
+    rows = columns = torch.tensor([[-0.25, 0.25, 0.75, 1.25]])
+    assert torch.allclose(part, sincos_at(rows, columns + 2, dim=dim)[0].view(4, 4, dim), atol=1e-6)
+
+
+def test_context_and_crop_act_once_they_are_learned_and_zero_context_is_none():
+    model, (x, t, y) = inpainting_model(tiny()), inputs()
+    for parameter in (*model.context_embedder.parameters(), *model.crop_embedder.parameters()):
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch_generator(5, "wake"))
+    context = torch.zeros(3, 5, 8, 8)
+    context[1, 2, 4, 4] = 1.0  # one latent of one picture
+    plain, seen = model(x, t, y).sample, model(x, t, y, context=context).sample
+    changed = (plain != seen).flatten(1).any(dim=1)
+    assert changed.tolist() == [False, True, False]
+    whole = torch.tensor([[0.5, 0.5, 1.0]]).repeat(3, 1)
+    assert torch.allclose(model(x, t, y, crop=whole).sample, plain, atol=1e-5)
+    assert not torch.allclose(model(x, t, y, crop=whole * 0.5).sample, plain, atol=1e-3)
+    assert crop_code(torch.tensor([[0.75, 0.25, 0.5]])).tolist() == [[0.25, -0.25, -1.0]]
+
+
+def test_a_context_that_does_not_fit_is_refused():
+    x, t, y = inputs()
+    with pytest.raises(ValueError, match="a generator, not an inpainting model; pass context=None"):
+        tiny()(x, t, y, context=torch.zeros(3, 5, 8, 8))
+    with pytest.raises(ValueError, match="a generator, not an inpainting model; pass crop=None"):
+        tiny()(x, t, y, crop=torch.ones(3, 3))
+    model = inpainting_model(tiny())
+    with pytest.raises(ValueError, match=r"context has shape \(3, 4, 8, 8\); expected \(3, 5, 8, 8\)"):
+        model(x, t, y, context=torch.zeros(3, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"crop has shape \(3, 2\); expected \(3, 3\)"):
+        model(x, t, y, crop=torch.ones(3, 2))
+    with pytest.raises(ValueError, match="an inpainting model already"):
+        inpainting_model(model)
+
+
+def test_an_inpainting_model_is_saved_and_loaded_whole(tmp_path):
+    model, (x, t, y) = inpainting_model(tiny(), mean_landmarks=[[0.4, 0.5]] * 5), inputs()
+    torch.nn.init.normal_(model.context_embedder.weight, std=0.1, generator=torch_generator(5, "wake"))
+    model.save_pretrained(tmp_path)
+    loaded = LatentDiT.from_pretrained(tmp_path).eval()
+    context = torch.randn(3, 5, 8, 8, generator=torch_generator(3, "context"))
+    assert torch.equal(loaded(x, t, y, context=context).sample, model(x, t, y, context=context).sample)
+    assert loaded.config.mean_landmarks == [[0.4, 0.5]] * 5
+
+
+def test_drawing_the_weights_of_an_inpainting_model_leaves_its_additions_at_zero():
+    model = tiny(awake=False, context_channels=5)
+    assert (model.context_embedder.weight == 0).all()
+    assert (model.crop_embedder.weight == 0).all()
+    same = tiny(awake=False).state_dict()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in same.items())
