@@ -106,7 +106,7 @@ def _edit_sets(value: Lookup) -> Iterator[Finding]:
         if value(f"edit.{part}") > total:
             yield f"edit.{part}", f"got {value(f'edit.{part}')}; must be at most edit.num_photos of {total}"
     if value("edit.method") == "invert":
-        yield "edit.method", "got invert; the default needs a mask: blend, resample, sdedit, conditioned or zoom"
+        yield "edit.method", "got invert; the default needs a mask: guided, resample, sdedit, conditioned or zoom"
 
 
 def _dit_widths(value: Lookup) -> Iterator[Finding]:

@@ -281,7 +281,7 @@ class Sample(Section):
 class Edit(Section):
     """Editing photographs, and the sets of edits for scoring."""
 
-    method: Literal["blend", "resample", "sdedit", "invert", "conditioned", "zoom"]
+    method: Literal["blend", "guided", "resample", "sdedit", "invert", "conditioned", "zoom"]
     num_steps: Annotated[int, Field(ge=1, le=1000)]
     guidance_scale: Annotated[float, Field(ge=0, le=100)]
     attribute_scale: Annotated[float, Field(ge=0, le=100)]

@@ -83,7 +83,7 @@ BAD_VALUES = [
     ("render.correlations=[[Male, Young]]", "render.correlations[0][2]: missing; it must be a number above -1"),
     ("sample=3", "sample: got 3; must be a section"),
     ("inpainter.zoom_side=0", "inpainter.zoom_side: got 0; must be a number from 0.1 to 1"),
-    ("edit.method=paint", "edit.method: got 'paint' (text); must be one of blend, resample"),
+    ("edit.method=paint", "edit.method: got 'paint' (text); must be one of blend, guided"),
 ]  # fmt: skip
 
 BROKEN_RULES = [
@@ -116,10 +116,10 @@ BROKEN_RULES = [
     ("render.correlations=[[Male, Male, 0.1]]", "render.correlations[0]: got Male twice"),
     ("render.correlations=[[Male, Bald, 0.1], [Bald, Male, 0.2]]", "render.correlations[1]: the pair Bald, Male"),
     ("preprocess.large_resolution=72", "preprocess.large_resolution: got 72; must be a multiple of 16, so that a quarter"),
-    ("inpainter.empty_share=0.7", "inpainter.empty_share and inpainter.zoom_share together must be at most 1"),
+    ("inpainter.empty_share=0.8", "inpainter.empty_share and inpainter.zoom_share together must be at most 1"),
     ("edit.num_compared=99", "edit.num_compared: got 99; must be at most edit.num_photos of 6"),
     ("edit.num_swept=99", "edit.num_swept: got 99; must be at most edit.num_photos of 6"),
-    ("edit.method=invert", "edit.method: got invert; the default needs a mask: blend, resample, sdedit, conditioned or zoom"),
+    ("edit.method=invert", "edit.method: got invert; the default needs a mask: guided, resample, sdedit, conditioned or zoom"),
 ]  # fmt: skip
 
 
