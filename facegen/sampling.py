@@ -7,7 +7,7 @@ pipeline that `facegen export` wrote (which carries its own settings).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from facegen.pipeline import FacePipeline
 from facegen.sample_sets import TILE_PX
 
 BATCH = 32
+Enlarge = Callable[[np.ndarray], np.ndarray]
+"""From uint8 images (N, H, W, 3) to larger ones."""
 
 
 def open_model(folder: Path, *, params: Path, device: str) -> FacePipeline:
@@ -41,11 +43,20 @@ def open_model(folder: Path, *, params: Path, device: str) -> FacePipeline:
         )  # fmt: skip
     else:
         raise FileNotFoundError(f"{folder} holds no model; train one with `dvc repro`, or name a folder with --model")
+    return pipe.to(chosen_device(device))
+
+
+def chosen_device(device: str) -> str:
+    """Return the device's name, `auto` being the GPU if there is one.
+
+    Raises:
+        ValueError: if the device is not there.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {device}: torch sees no GPU here; leave --device out or set it to cpu")
-    return pipe.to(device)
+    return device
 
 
 def sample(
@@ -106,15 +117,22 @@ def write_pictures(
 
 
 def attribute_grid(
-    pipe: FacePipeline, output: Path, *, seed: int, num: int, steps: int | None, guidance: float | None
+    pipe: FacePipeline,
+    output: Path,
+    *,
+    seed: int,
+    num: int,
+    steps: int | None,
+    guidance: float | None,
+    enlarge: Enlarge,
 ) -> None:
-    """Write a grid of every attribute absent and present, the same `num` seeds in each row."""
+    """Write a grid of every attribute absent and present, the same `num` seeds in each row, each picture enlarged."""
     names, seeds = pipe.attribute_names, list(range(seed, seed + num))
     states = np.full((len(names), 2, num, len(names)), UNKNOWN, dtype=np.int8)
     for k in range(len(names)):
         states[k, 0, :, k], states[k, 1, :, k] = ABSENT, PRESENT
     flat = states.reshape(-1, len(names))
-    images = sample(pipe, flat, seeds=seeds * (2 * len(names)), steps=steps, guidance=guidance, strengths={})
+    images = enlarge(sample(pipe, flat, seeds=seeds * (2 * len(names)), steps=steps, guidance=guidance, strengths={}))
     picture = image_grid(
         images.reshape(2 * len(names), num, *images.shape[1:]),
         row_labels=[f"{word}\n{name}" for name in names for word in ("without", "with")],
