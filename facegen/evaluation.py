@@ -85,7 +85,7 @@ def evaluate(
     """Measure everything.
 
     Args:
-        answers: each generator's pictures, judged; a conditional GAN without attributes is left out.
+        answers: each generator's pictures, judged.
         prior: features (N, D) of each generator's first prior pictures, by space.
         real: what they are compared with.
         reconstructed: test images and what the autoencoder makes of them; people: who is on them.
@@ -127,8 +127,6 @@ def evaluate(
     names = answers["dit"].samples.attribute_names
     figures["control"], matrices = {}, {}
     for name in CONDITIONAL:
-        if name not in answers:
-            continue
         found, judged = answers[name], answers[name].judged()
         figures["control"][name] = control_figures(
             judged, names, rates=rates, natural=natural, same_person=same_person,

@@ -1,13 +1,15 @@
 """One page that shows what a run made and how good it is: eval/report.html, which needs nothing but itself.
 
-It reads what score and sample wrote (eval/metrics.json, eval/preprocess.json, eval/plots, eval/samples), and every
-figure comes with its number of images, its interval, the floor it is to be read against, and a sentence that says how.
+It reads what score, sample and edit wrote (eval/metrics.json, eval/preprocess.json, eval/plots, eval/samples,
+eval/edits). Every figure comes with its number of images, its interval, the floor it is to be read against, and a
+sentence that says how.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,6 +25,8 @@ from facegen.artifacts import read_json
 from facegen.attributes import ABSENT, UNKNOWN
 from facegen.charts import drawn_curves, figure_svg, interval_chart, loss_chart, read_csv, time_chart
 from facegen.data.samples import COMBINATION, FLIP, PRIOR, STRENGTH, Samples, read_samples
+from facegen.report_edits import TEMPLATE as PHOTOGRAPHS
+from facegen.report_edits import edit_section, upscale_section
 from facegen.report_tables import GENERATORS, comparison, control_table, judge_table
 from facegen.report_text import HEADLINES, READINGS
 from facegen.score_charts import gan_figures, guidance_chart, point_chart, reliability_chart, roc_chart
@@ -30,8 +34,9 @@ from facegen.score_charts import gan_figures, guidance_chart, point_chart, relia
 TEMPLATE = "templates/report.html"
 GAP_PX = 2
 PRIOR_COLUMNS, PRIOR_ROWS = 16, 5
-CURVES = {"frechet_by_images": ("thousand images seen", 1e-3), "frechet_by_steps": ("function evaluations", 1.0)}
+CURVES = {"frechet_by_images": ("thousand images seen", 1e-3), "frechet_by_steps": ("solver steps", 1.0)}
 WEBP = {"quality": 92, "method": 4}
+EDIT_TABLE = re.compile(r"edit\.\w+\.(directions|attributes|regions|areas)")  # of eval/metrics.json
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def build_report(folder: Path) -> str:
     """Return the page.
 
     Args:
-        folder: eval/, with metrics.json, preprocess.json, plots/ and samples/.
+        folder: eval/, with metrics.json, preprocess.json, plots/, samples/ and edits/.
 
     Raises:
         FileNotFoundError: if one of them is missing.
@@ -82,7 +87,7 @@ def build_report(folder: Path) -> str:
         ratio=metrics["dit"]["frechet"]["value"] / max(metrics["floor"]["frechet"]["value"], 1e-12),
         figures=figures,
         extractor=metrics["extractors"]["frechet"],
-        generator_names=[label for key, label in GENERATORS.items() if key in metrics],
+        generator_names=list(GENERATORS.values()),
         comparison=comparison(metrics),
         control=control_table(metrics),
         judges=judge_table(metrics),
@@ -91,6 +96,11 @@ def build_report(folder: Path) -> str:
         generators=embedded_png(folder / "plots/generators.png"),
         closest=embedded_png(folder / "plots/closest.png"),
         charts=charts(folder / "plots", gan_figures(metrics)),
+        photographs=PHOTOGRAPHS,
+        edit=edit_section(metrics["edit"], folder),
+        edit_grids=[(readable(path.stem), embedded_png(path)) for path in sorted((folder / "edits").glob("*.png"))],
+        upscale=upscale_section(metrics["upscale"]),
+        upscaling_strip=embedded_png(folder / "plots/upscaling.png"),
         flips=flip_strips(samples, columns=parameters["sample.grid_columns"]),
         combinations=combination_strips(samples),
         strengths=strength_strips(samples, num_scales=len(parameters["sample.strengths"])),
@@ -105,7 +115,10 @@ def build_report(folder: Path) -> str:
 
 
 def all_figures(metrics: Mapping[str, Any], prefix: str = "") -> list[Figure]:
-    """Return every number of eval/metrics.json by dotted name; {value, low, high, n} is one figure."""
+    """Return every number of eval/metrics.json by dotted name; {value, low, high, n} is one figure.
+
+    The tables of the methods of editing are left out: hundreds of figures, which their section shows.
+    """
     found: list[Figure] = []
     for key, item in metrics.items():
         name = f"{prefix}{key}"
@@ -114,7 +127,7 @@ def all_figures(metrics: Mapping[str, Any], prefix: str = "") -> list[Figure]:
             n = f"{item['n']:,}" if "n" in item else ""
             label, reading = READINGS.get(name, (readable(name.replace(".", ": ")), ""))
             found.append(Figure(name, label, number(item["value"]), interval, n, reading))
-        elif isinstance(item, Mapping) and name != "extractors":
+        elif isinstance(item, Mapping) and name != "extractors" and not EDIT_TABLE.fullmatch(name):
             found += all_figures(item, f"{name}.")
         elif isinstance(item, int | float):
             label, reading = READINGS.get(name, (readable(name.replace(".", ": ")), ""))

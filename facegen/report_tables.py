@@ -53,16 +53,15 @@ def comparison(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one row a distance: its name, how to read it, and a cell (value, interval) for each set of GENERATORS."""
     rows = []
     for key, (label, reading) in DISTANCES.items():
-        cells = [cell(metrics[name][key]) if key in metrics[name] else ("", "")
-                 for name in GENERATORS if name in metrics]  # fmt: skip
+        cells = [cell(metrics[name].get(key)) for name in GENERATORS]
         if any(value for value, _ in cells):
             rows.append({"label": label, "reading": reading, "cells": cells})
     return rows
 
 
 def control_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary rows as in `comparison`, and one row an attribute, for each conditional generator there is."""
-    found = {name: metrics["control"][name] for name in CONDITIONAL if name in metrics["control"]}
+    """Return the summary rows as in `comparison`, and one row an attribute, for each conditional generator."""
+    found = {name: metrics["control"][name] for name in CONDITIONAL}
     rows = [
         {
             "label": label,
@@ -80,10 +79,10 @@ def control_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
                 for key in ("accuracy", "effect", "leakage", "identity_cosine")
             ],
         }
-        for name in next(iter(found.values()))["attributes"]
+        for name in found["dit"]["attributes"]
     ]
     shown = [row for row in rows if any(value for value, _ in row["cells"])]
-    return {"generators": [CONDITIONAL[name] for name in found], "rows": shown, "attributes": attributes}
+    return {"generators": list(CONDITIONAL.values()), "rows": shown, "attributes": attributes}
 
 
 def judge_table(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ HEADLINES = (
     "control.dit.leakage",
     "control.gan.leakage",
     "reconstruction.psnr_db",
+    "edit.default.success",
+    "upscale.psnr_db",
     "judge.balanced_accuracy",
 )
 
@@ -39,6 +41,34 @@ READINGS: dict[str, tuple[str, str]] = {
     "control.gan.leakage": (
         "Leakage, conditional DCGAN",
         "The same for the baseline; read it beside its effect, for what does not react does not leak.",
+    ),
+    "edit.default.success": (
+        "Edits that succeed",
+        "Share of edits of photographs, by the default method, in which judge b sees what was asked; it was not so before.",
+    ),
+    "edit.default.identity_cosine": (
+        "Identity after an edit",
+        "Photograph and edit by the judging recogniser; the ceiling is edit.identity.round_trip_cosine.",
+    ),
+    "edit.default.other_change": (
+        "Change of what was not asked for",
+        "Mean absolute change of judge b's probability of every other attribute; 0 is none.",
+    ),
+    "edit.default.outside_psnr_db": (
+        "PSNR outside the mask, dB",
+        "After compositing; untouched pixels count as one grey level in one channel of one pixel.",
+    ),
+    "edit.default.seam": (
+        "Seam",
+        "Gradient along the mask's border over the photograph's there; 1 is no seam.",
+    ),
+    "upscale.psnr_db": (
+        "Upscaling PSNR, dB",
+        "Test pictures upscaled again after a reduction and the autoencoder, against what they were; higher is better.",
+    ),
+    "upscale.lanczos_psnr_db": (
+        "Upscaling PSNR, Lanczos, dB",
+        "The same input interpolated: what the upscaler is to beat.",
     ),
     "judge.balanced_accuracy": (
         "Judge b, balanced accuracy",

@@ -93,7 +93,7 @@ def guidance_chart(table: Mapping[str, np.ndarray], *, baselines: Mapping[str, f
 
 def gan_figures(figures: Mapping[str, Any]) -> dict[str, float]:
     """Return the conditional GAN's accuracy, leakage and identity, as far as they were measured."""
-    gan = figures["control"].get("gan", {})
+    gan = figures["control"]["gan"]
     values = {key: gan[key] for key in ("accuracy", "leakage", "identity_cosine") if key in gan}
     return {key: value["value"] if isinstance(value, Mapping) else value for key, value in values.items()}
 

@@ -66,7 +66,7 @@ def write_plots(
     write_distance_curve(
         folder / "frechet_by_images", found.by_images, found.figures, "thousand images seen", scale=1e-3
     )
-    write_distance_curve(folder / "frechet_by_steps", found.by_steps, found.figures, "function evaluations")
+    write_distance_curve(folder / "frechet_by_steps", found.by_steps, found.figures, "solver steps")
     write_guidance(folder / "guidance", found)
     write_interventions(folder / "interventions", found.matrices, samples["dit"].attribute_names)
     write_judge(folder, read_json(models / "judge-b/curves.json"))
@@ -101,7 +101,7 @@ def write_error_by_time(path: Path, log: Mapping[str, np.ndarray]) -> None:
 
 def write_distances(path: Path, figures: Mapping[str, Any]) -> None:
     """Write the Fréchet distances beside their floor as path.csv and path.png."""
-    shown = {label: figures[key]["frechet"] for label, key in SETS.items() if key in figures}
+    shown = {label: figures[key]["frechet"] for label, key in SETS.items()}
     rows = [(label, *(figure[end] for end in ("value", "low", "high"))) for label, figure in shown.items()]
     write_csv(path.with_suffix(".csv"), ["set", "value", "low", "high"], rows)
     values, lows, highs = np.array([row[1:] for row in rows], dtype=np.float64).T
@@ -144,7 +144,7 @@ def write_interventions(path: Path, matrices: Mapping[str, np.ndarray], names: S
         for (k, j), value in np.ndenumerate(matrix)
     ]
     write_csv(path.with_suffix(".csv"), ["of", "flipped", "measured", "change"], rows)
-    shown = {title: matrices[key] for title, key in MATRICES.items() if key in matrices}
+    shown = {title: matrices[key] for title, key in MATRICES.items()}
     atomic_write_bytes(path.with_suffix(".png"), figure_png(matrix_chart(shown, names)))
 
 

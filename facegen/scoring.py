@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from facegen.metrics.features import FeatureExtractor, extract
 from facegen.metrics.frechet import frechet_interval
+from facegen.metrics.intervals import bootstrap_interval, mean_interval
 from facegen.metrics.reconstruction import psnr_db, ssim
 from facegen.rng import numpy_generator
 
@@ -146,6 +147,26 @@ def describe(spaces: Spaces, notes: Mapping[str, str]) -> dict[str, Any]:
         name: {"name": extractor.name, "digest": extractor.digest, "dim": extractor.dim, "note": notes[name]}
         for name, extractor in spaces.items()
     }
+
+
+def mean_figure(values: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """Return the mean of values (N,) with an interval that counts groups (N,); of one group alone, without."""
+    if len(np.unique(groups)) < 2:
+        return {"value": float(values.mean()), "n": len(values)}
+    return mean_interval(values, groups=groups).to_json()
+
+
+def grouped_bootstrap(values: np.ndarray, groups: np.ndarray, *, generator: np.random.Generator) -> dict[str, Any]:
+    """Return the mean of values (N,) with its bootstrap interval over groups (N,) of what belongs together.
+
+    With one group alone there is no interval.
+    """
+    _, place = np.unique(groups, return_inverse=True)
+    sums = np.column_stack([np.bincount(place, weights=values), np.bincount(place)])  # (groups, 2)
+    if len(sums) < 2:
+        return {"value": float(values.mean()), "n": len(values)}
+    interval = bootstrap_interval(lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()), sums, generator=generator)
+    return interval.to_json() | {"n": len(values)}
 
 
 def count_parameters(folder: Path) -> int:

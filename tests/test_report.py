@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +18,9 @@ from facegen.artifacts import write_json
 from facegen.data.samples import write_samples
 from facegen.errors import FacegenError
 from facegen.report import all_figures, build_report, number, parameter_text, request_label, sheet
+from facegen.score_edit_plots import write_edit_plots, write_upscaling
 from facegen.score_plots import write_plots
+from tests.made_edits import made_edit_figures, made_upscale_figures
 from tests.made_evaluation import made_evaluation, write_models
 
 NAMES = ["Male", "No_Beard", "Smiling"]
@@ -57,14 +60,20 @@ def _metrics() -> dict:
     figures = {**FOUND.figures, "judge": judge, "recognizer": {"absent": "nobody is named"}}
     figures["dit"] = {**figures["dit"], "frechet": _figure(4.5)}
     figures["floor"] = {**figures["floor"], "frechet": _figure(1.5)}
-    return figures
+    return figures | {"edit": made_edit_figures(), "upscale": made_upscale_figures()}
 
 
 FOUND, SAMPLES = made_evaluation()
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, made: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "eval")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("report")
     evaluation = tmp_path / "eval"
     samples = SAMPLES["dit"]
     write_samples(
@@ -80,6 +89,10 @@ def folder(tmp_path: Path) -> Path:
         evaluation / "plots", found, models=tmp_path / "models", shown=shown, samples=SAMPLES, train=None,
         test=np.concatenate(shown),
     )  # fmt: skip
+    write_edit_plots(evaluation / "plots", _metrics()["edit"])
+    write_upscaling(evaluation / "plots/upscaling.png", np.zeros((4, 2, 32, 32, 3), np.uint8))
+    (evaluation / "edits").mkdir()
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(evaluation / "edits/attributes.png")
     write_json(evaluation / "metrics.json", _metrics())
     write_json(
         evaluation / "preprocess.json",
@@ -112,7 +125,7 @@ def test_page_is_well_formed_and_needs_nothing_but_itself(folder: Path) -> None:
     assert "url(http" not in html and "@import" not in html
     anchors = {a["href"][1:] for tag, a in page.tags if tag == "a"}
     ids = [a["id"] for _, a in page.tags if "id" in a]
-    assert anchors <= set(ids) and len(anchors) == 13
+    assert anchors <= set(ids) and len(anchors) == 15
     assert len(ids) == len(set(ids)), "identifiers of two charts clash"
     assert html == build_report(folder)
 
@@ -130,8 +143,9 @@ def test_pictures_are_the_samples_in_their_places(folder: Path) -> None:
     page = Page(build_report(folder))
     pictures = {a["alt"]: a["src"] for tag, a in page.tags if tag == "img"}
     assert (
-        len(pictures) == 3 + 2 + 3 + 2 + 2
-    )  # flips, combinations, strengths; samples, reconstructions; two comparisons
+        len(pictures) == 3 + 2 + 3 + 2 + 2 + 2
+    )  # flips, combinations, strengths; samples, reconstructions; two comparisons; edits, upscaling
+    assert _decode(pictures["Edits: attributes"]).shape == (30, 40, 4)
     flip = _decode(pictures["3 faces without and with No Beard, the same noise in each column"])
     assert flip.shape == (2 * 14 - 2, 3 * 14 - 2, 4)
     assert (flip[12:14, :, 3] == 0).all() and (flip[:12, :12, 3] == 255).all()
@@ -172,6 +186,49 @@ def test_names_of_later_figures_are_shown_without_words_for_them() -> None:
     }
     assert found["control.dit.accuracy"].value == "0.812" and found["control.dit.accuracy"].interval == ""
     assert found["control.dit.shift"].label == "control: dit: shift"
+
+
+def test_edits_stand_with_floor_ceiling_judge_and_default(folder: Path) -> None:
+    figures = made_edit_figures()
+    html = build_report(folder)
+    text = " ".join(Page(html).text.split())
+    for shown in ("zoom (default)", "N = 30", "Ceiling", "0.951", "Floor, same person", "0.722", "0.012", "89.0",
+                  "edits use zoom", "Judge b on these photographs", "zoom, by attribute"):  # fmt: skip
+        assert shown in text, shown
+    small = figures["small"]
+    assert (
+        f"On the {small['default']['n']} requests" in text
+        and f"difference of {small['difference']['value']:.3f}" in text
+    )
+    assert f"{figures['zoom']['attributes']['No_Beard']['add']['value']:.3f}" in text
+    for name in ("edit_success", "edit_areas", "edit_identity"):
+        assert f'aria-label="{name}"' in html
+    assert "edit.zoom.success" in text and "edit.zoom.attributes" not in text and "edit.sweep" not in text
+
+
+def test_upscaling_stands_beside_lanczos_and_says_what_is_assumed(folder: Path) -> None:
+    text = " ".join(Page(build_report(folder)).text.split())
+    for shown in ("24 test pictures of 256 px, reduced by 4", "27.3", "24.8", "2.48",
+                  "the size that the model is used at",
+                  "Input after the autoencoder", "Input clean", "41.7"):  # fmt: skip
+        assert shown in text, shown
+    write_json(
+        folder / "metrics.json", _metrics() | {"upscale": made_upscale_figures(assumption="The data have no truth.")}
+    )
+    text = " ".join(Page(build_report(folder)).text.split())
+    assert "The data have no truth." in text and "the size that the model is used at" not in text
+
+
+def test_what_is_absent_is_said_and_what_is_not_known_left_out(folder: Path) -> None:
+    absent = {"edit": {"absent": "no edit was asked for"}, "upscale": {"absent": "no picture is large enough"}}
+    write_json(folder / "metrics.json", _metrics() | absent)
+    (folder / "plots/upscaling.png").unlink()
+    html = build_report(folder)
+    assert "There are none: no edit was asked for." in html
+    assert "There is no upscaler to measure: no picture is large enough." in html and Page(html).open == []
+    write_json(folder / "metrics.json", _metrics() | {"edit": made_edit_figures(identity=False)})
+    text = " ".join(Page(build_report(folder)).text.split())
+    assert "There is no recogniser, and so no figure of identity." in text and "Ceiling" not in text
 
 
 def test_missing_and_damaged_inputs_are_named(folder: Path) -> None:

@@ -78,22 +78,29 @@ class ConvNextJudge(ModelMixin, ConfigMixin):
         """D of `embed`."""
         return self.head.in_features
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Return what the head sees, (B, D).
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return the maps of the four levels, fine to coarse: of the first convolution, and of the three stages.
 
         Args:
             images: (B, 3, H, W) in [-1, 1], H and W multiples of 16.
+
+        Returns:
+            (B, w/2, H/2, W/2), (B, w, H/4, W/4), (B, 2w, H/8, W/8) and (B, 4w, H/16, W/16).
 
         Raises:
             ValueError: for another rank, channel count or size.
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 16 or images.shape[3] % 16:
             raise ValueError(f"images have shape {tuple(images.shape)}; expected (B, 3, H, W), H and W multiples of 16")
-        x = self.norms[0](self.stem[1](F.gelu(self.stem[0](images))))
-        x = self.stages[0](x)
+        first = F.gelu(self.stem[0](images))
+        maps = [first, self.stages[0](self.norms[0](self.stem[1](first)))]
         for norm, halve, stage in zip(self.norms[1:-1], self.halve, self.stages[1:], strict=True):
-            x = stage(halve(norm(x)))
-        x = self.norms[-1](x)
+            maps.append(stage(halve(norm(maps[-1]))))
+        return maps
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return what the head sees, (B, D); arguments and errors as `features`."""
+        x = self.norms[-1](self.features(images)[-1])
         return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:

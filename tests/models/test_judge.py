@@ -165,3 +165,25 @@ def test_wrong_architectures_and_no_attributes_are_refused():
         build_judge("vit", attribute_names=NAMES, width=8)
     with pytest.raises(ValueError, match="at least one attribute"):
         build_judge("convnext", attribute_names=[], width=8)
+
+
+def test_the_convnext_embeds_as_its_layers_in_a_row_bit_for_bit():
+    model, images = made("convnext"), smooth_faces()
+    with torch.no_grad():
+        x = model.norms[0](model.stem[1](torch.nn.functional.gelu(model.stem[0](images))))
+        x = model.stages[0](x)
+        for norm, halve, stage in zip(model.norms[1:-1], model.halve, model.stages[1:], strict=True):
+            x = stage(halve(norm(x)))
+        maps = model.features(images)
+        assert torch.equal(maps[-1], x)
+        x = model.norms[-1](x)
+        assert torch.equal(model.embed(images), torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1))
+    side, width = images.shape[-1], 16
+    expected = [(width // 2, side // 2), (width, side // 4), (2 * width, side // 8), (4 * width, side // 16)]
+    assert [(m.shape[1], m.shape[2]) for m in maps] == expected
+
+
+@both
+def test_maps_of_other_sizes_are_refused(architecture):
+    with pytest.raises(ValueError, match="multiples of 16"):
+        made(architecture).features(torch.zeros(1, 3, 40, 64))
