@@ -30,6 +30,7 @@ from facegen.config_sections import (
     Render,
     Sample,
     Score,
+    Upscaler,
     Section,
 )
 
@@ -50,6 +51,7 @@ class Params(Section):
     dit: Dit
     inpainter: Inpainter
     gan: Gan
+    upscaler: Upscaler
     sample: Sample
     edit: Edit
     score: Score

@@ -34,11 +34,12 @@ def _autoencoder_source(value: Lookup) -> Iterator[Finding]:
 def _perceptual_judge(value: Lookup) -> Iterator[Finding]:
     architecture = value("judge.a.architecture")
     trained = value("autoencoder.mode") != "pretrained"
-    if architecture != "residual" and trained and value("autoencoder.perceptual_weight") > 0:
-        yield (
-            "judge.a.architecture",
-            f"got {architecture}; the autoencoder's perceptual loss needs residual (or autoencoder.perceptual_weight 0)",
-        )
+    for section, used in (("autoencoder", trained), ("upscaler", True)):
+        if architecture != "residual" and used and value(f"{section}.perceptual_weight") > 0:
+            yield (
+                "judge.a.architecture",
+                f"got {architecture}; the {section}'s perceptual loss needs residual (or {section}.perceptual_weight 0)",
+            )
 
 
 def _curves(value: Lookup) -> Iterator[Finding]:
@@ -88,6 +89,15 @@ def _large_faces(value: Lookup) -> Iterator[Finding]:
         yield (
             "preprocess.large_resolution",
             f"got {side}; must be a multiple of {unit}, so that a quarter of it can be encoded",
+        )
+
+
+def _upscaler_patch(value: Lookup) -> Iterator[Finding]:
+    side = min(value("upscaler.patch_px"), value("preprocess.large_resolution") // 4)
+    if side % 8:
+        yield (
+            "upscaler.patch_px",
+            f"its crops have {side} px, a quarter of preprocess.large_resolution at most; must be a multiple of 8",
         )
 
 
@@ -219,6 +229,8 @@ RULES: tuple[Rule, ...] = (
     _warmup("autoencoder"),
     _warmup("dit"),
     _warmup("inpainter"),
+    _warmup("upscaler"),
+    _upscaler_patch,
     _large_faces,
     _inpainter_shares,
     _edit_sets,

@@ -259,6 +259,31 @@ class Gan(Section):
     conditional: GanModel
 
 
+class Upscaler(Section):
+    """The upscaler and its training."""
+
+    width: Annotated[int, Field(ge=8, le=512, multiple_of=8)]
+    growth: Annotated[int, Field(ge=4, le=256)]
+    layers_per_block: Annotated[int, Field(ge=1, le=8)]
+    num_blocks: Annotated[int, Field(ge=1, le=32)]
+    patch_px: Annotated[int, Field(ge=8, le=512, multiple_of=8)]
+    round_trip_share: Share
+    total_images: Count
+    batch_size: Batch
+    learning_rate: LearningRate
+    warmup_images: Annotated[int, Field(ge=0)]
+    decay_fraction: Share
+    grad_clip: Positive
+    ema_sigma_rel: EmaWidth
+    l1_weight: Weight
+    perceptual_weight: Weight
+    adversarial_weight: Weight
+    adversarial_start: Share
+    log_images: Count
+    checkpoint_images: Count
+    checkpoint_minutes: Minutes
+
+
 class Sample(Section):
     """Sampling, guidance, grids and the sets for scoring."""
 

@@ -115,6 +115,7 @@ BROKEN_RULES = [
     ("data.attributes=[Male, Goatee]", "data.attributes: Goatee: not drawn by render; known are Male, Young"),
     ("render.correlations=[[Male, Male, 0.1]]", "render.correlations[0]: got Male twice"),
     ("render.correlations=[[Male, Bald, 0.1], [Bald, Male, 0.2]]", "render.correlations[1]: the pair Bald, Male"),
+    ("preprocess.large_resolution=80", "upscaler.patch_px: its crops have 20 px, a quarter of preprocess.large_resolution"),
     ("preprocess.large_resolution=72", "preprocess.large_resolution: got 72; must be a multiple of 16, so that a quarter"),
     ("inpainter.empty_share=0.8", "inpainter.empty_share and inpainter.zoom_share together must be at most 1"),
     ("edit.num_compared=99", "edit.num_compared: got 99; must be at most edit.num_photos of 6"),

@@ -77,3 +77,17 @@ def test_per_attribute_guidance_adds_what_that_attribute_alone_changes():
     change = guide(0.5, attribute_scales={1: 2.0}) - guide(0.5)
     torch.testing.assert_close(change[0, :, 0, 0], 2 * -torch.tensor([2.0, 4.0, 6.0, 8.0]))
     assert (change[1] == 0).all()  # unknown already: nothing to strengthen
+
+
+def test_a_weight_moves_the_error_to_where_it_counts_and_not_its_size():
+    error = torch.zeros(2, 3, 8, 8)
+    error[0, :, 2, 3], error[1] = 2.0, 1.0  # one position; everywhere the same
+    weight = torch.ones(2, 1, 8, 8)
+    weight[:, :, 2, 3] = 4.0
+    plain, weighted = (velocity_loss(error, torch.zeros_like(error), w)[0] for w in (None, weight))
+    assert plain[0].item() == pytest.approx(4 / 64)
+    assert weighted[0].item() == pytest.approx(4 / 64 * 4 / (67 / 64))
+    assert weighted[1].item() == pytest.approx(1.0)  # whatever the weight: its mean is taken out
+    ones = velocity_loss(error, torch.zeros_like(error), torch.ones(2, 1, 8, 8))
+    for first, second in zip(ones, velocity_loss(error, torch.zeros_like(error)), strict=True):
+        assert torch.equal(first, second)
