@@ -13,13 +13,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from facegen import __version__
+from facegen import __version__, cli_app, cli_photos
+from facegen.cli_options import FAILED, USER_ERROR, Device, Guidance, ModelFolder, ParamsPath, Seed, Steps
 from facegen.errors import FacegenError
 
-USER_ERROR = 2  # also what typer exits with for wrong options
-FAILED = 1
-
-ParamsPath = Annotated[Path, typer.Option("--params", help="The parameter file.", metavar="FILE")]
 ProfilesFolder = Annotated[Path, typer.Option("--profiles", help="The folder of profiles.", metavar="FOLDER")]
 Settings = Annotated[
     list[str] | None,
@@ -52,6 +49,9 @@ profile_app = typer.Typer(no_args_is_help=True, help="Sets of changes to params.
 config_app = typer.Typer(no_args_is_help=True, help="The parameters of the pipeline.")
 app.add_typer(profile_app, name="profile")
 app.add_typer(config_app, name="config")
+for photo_command in cli_photos.COMMANDS:
+    app.command()(photo_command)
+app.command()(cli_app.app)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  (typer calls it so)
@@ -161,15 +161,7 @@ def doctor(params: ParamsPath = Path("params.yaml")) -> None:
         raise typer.Exit(FAILED)
 
 
-ModelFolder = Annotated[
-    Path, typer.Option("--model", metavar="FOLDER", help="data/models, or what `facegen export` wrote.")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Solver steps (else the model's own).")]
-Guidance = Annotated[
-    float | None, typer.Option("--guidance", min=0, max=100, help="Guidance scale; 1 is none (else the model's own).")
-]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the first picture; the next ones count on.")]
+Enlarge = Annotated[int | None, typer.Option("--upscale", metavar="4", help="Enlarge with the trained upscaler.")]
 
 
 @app.command()
@@ -186,6 +178,7 @@ def sample(
     steps: Steps = None,
     guidance: Guidance = None,
     columns: Annotated[int | None, typer.Option("--columns", min=1, help="Pictures in a row of the grid.")] = None,
+    upscale: Enlarge = None,
     model: ModelFolder = Path("data/models"),
     params: ParamsPath = Path("params.yaml"),
     device: Device = "auto",
@@ -194,15 +187,16 @@ def sample(
 
     facegen sample --attr Male=1,Smiling=1 --seed 3 --num 16 -o grid.png
     """
-    from facegen import sampling
+    from facegen import editing, sampling
     from facegen.attributes import parse_attributes, parse_strengths
 
     pipe = sampling.open_model(model, params=params, device=device)
     names = pipe.attribute_names
     wanted, strengths = parse_attributes(attr, names), parse_strengths(strength or [], names)
     states, seeds = sampling.repeated(wanted, names, num), list(range(seed, seed + num))
-    images = sampling.sample(pipe, states, seeds=seeds, steps=steps, guidance=guidance, strengths=strengths)
-    about = {"attributes": wanted, "strengths": strengths, "steps": steps, "guidance": guidance}
+    enlarge = editing.enlarger(model, upscale, device=pipe.device)
+    images = enlarge(sampling.sample(pipe, states, seeds=seeds, steps=steps, guidance=guidance, strengths=strengths))
+    about = {"attributes": wanted, "strengths": strengths, "steps": steps, "guidance": guidance, "upscale": upscale}
     sampling.write_pictures(output, images, states=states, seeds=seeds, names=names, columns=columns, about=about)
     typer.echo(str(output))
 
@@ -214,15 +208,17 @@ def grid(
     num: Annotated[int, typer.Option("--num", "-n", min=1, max=64, help="Pictures in a row.")] = 8,
     steps: Steps = None,
     guidance: Guidance = None,
+    upscale: Enlarge = None,
     model: ModelFolder = Path("data/models"),
     params: ParamsPath = Path("params.yaml"),
     device: Device = "auto",
 ) -> None:
     """Show what each attribute does: two rows each, without and with it, from the same noise."""
-    from facegen import sampling
+    from facegen import editing, sampling
 
     pipe = sampling.open_model(model, params=params, device=device)
-    sampling.attribute_grid(pipe, output, seed=seed, num=num, steps=steps, guidance=guidance)
+    enlarge = editing.enlarger(model, upscale, device=pipe.device)
+    sampling.attribute_grid(pipe, output, seed=seed, num=num, steps=steps, guidance=guidance, enlarge=enlarge)
     typer.echo(str(output))
 
 
@@ -279,12 +275,13 @@ def export(
     model: ModelFolder = Path("data/models"),
     params: ParamsPath = Path("params.yaml"),
 ) -> None:
-    """Write the trained model as one diffusers pipeline, for FacePipeline.from_pretrained(FOLDER)."""
-    from facegen import sampling
+    """Write the trained model as one diffusers pipeline, for FacePipeline.from_pretrained(FOLDER) and facegen edit."""
+    from facegen import editing, sampling
 
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty; name a new folder")
     sampling.open_model(model, params=params, device="cpu").save_pretrained(output)
+    editing.export_editing(model, output, params=params)
     typer.echo(str(output))
 
 

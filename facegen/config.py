@@ -30,8 +30,8 @@ from facegen.config_sections import (
     Render,
     Sample,
     Score,
-    Upscaler,
     Section,
+    Upscaler,
 )
 
 

@@ -1,0 +1,1 @@
+"""`facegen app`: a page in the browser to generate, edit and compare faces."""

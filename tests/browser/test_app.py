@@ -1,0 +1,283 @@
+"""`facegen app` in Chromium: what comes out of each tab is what the library gives, and mistakes are one line."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facegen.app.photos import Opened, photo_mask
+from facegen.data.regions import region_mask
+from facegen.editing import bundle_of, edit_photograph, edit_settings
+from facegen.gan_sampling import generate, load_generator
+from facegen.grids import image_grid
+from facegen.photo_face import take_face
+from facegen.photograph import open_photograph
+from facegen.pipeline import FacePipeline
+from tests.browser.conftest import MAX_MEGAPIXELS, NAMES, SIDE, STEPS, wait_until, watched_page
+
+pytestmark = pytest.mark.browser
+ANY, NO, YES = 0, 1, 2  # the buttons of an attribute
+
+
+@pytest.fixture(scope="module")
+def pipe(model, one_thread):
+    pipe = FacePipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def choose(page, tab, name, state):
+    page.locator(f"#{tab}-{name} label").nth(state).click()
+
+
+def fill(page, tab, field, value):
+    """Type a number into a field or beside a slider."""
+    box = page.locator(f"#{tab}-{field} input[type=number]")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def opened_tab(page, name):
+    page.get_by_role("tab", name=name).click()
+    return name.lower()
+
+
+def picture(data):
+    """Pixels and the note of a PNG."""
+    image = Image.open(io.BytesIO(data))
+    assert image.format == "PNG"
+    return np.asarray(image.convert("RGB")), json.loads(image.text["facegen"])
+
+
+def downloaded(page, button):
+    with page.expect_download() as download:
+        page.locator(button).click()
+    return download.value.suggested_filename, download.value.path().read_bytes()
+
+
+def test_generate(page, pipe):
+    choose(page, "generate", "Male", YES)
+    choose(page, "generate", "Smiling", NO)
+    fill(page, "generate", "Smiling-strength", 2)
+    fill(page, "generate", "seed", 5)
+    fill(page, "generate", "number", 10)
+    page.locator("#generate-run").click()
+    page.locator("#generate-zip:not([disabled])").wait_for()
+
+    seeds = list(range(5, 15))
+    request = {"Male": 1, "Smiling": 0}
+    expected = [
+        image
+        for part in (seeds[:8], seeds[8:])  # as many as the page makes together
+        for image in pipe(request, seeds=part, attribute_scales={"Smiling": 2.0}, output_type="np").images
+    ]
+    plain = pipe(request, seeds=seeds[:1], output_type="np").images[0]
+    assert not np.array_equal(plain, expected[0])  # the strength counts
+    shown = page.locator("#generate-gallery .thumbnail-item img")
+    assert shown.count() == 10
+    name, archive = downloaded(page, "#generate-zip")
+    assert name.endswith(".zip")
+    files = zipfile.ZipFile(io.BytesIO(archive))
+    assert files.namelist() == [f"face-{seed:06d}.png" for seed in seeds]
+    for i, seed in enumerate(seeds):
+        pixels, note = picture(files.read(f"face-{seed:06d}.png"))
+        assert np.array_equal(pixels, expected[i]) and pixels.shape == (SIDE, SIDE, 3) and pixels.std() > 1
+        assert note == {
+            "attributes": request, "strengths": {"Smiling": 2.0}, "steps": STEPS, "guidance": 2.0, "seed": seed,
+            "upscale": None,
+        }  # fmt: skip
+    for i in (0, 9):
+        served = page.request.get(shown.nth(i).get_attribute("src")).body()
+        assert served == files.read(f"face-{seeds[i]:06d}.png")
+    shown.nth(3).click()
+    name, single = downloaded(page, "#generate-gallery [aria-label=Download]")
+    assert single == files.read("face-000008.png") and name == "face-000008.png"
+
+
+def test_dice_and_clear_need_no_server(page):
+    fill(page, "generate", "seed", 7)
+    page.locator("#generate-dice").click()
+    seed = page.locator("#generate-seed input")
+    wait_until(lambda: seed.input_value() != "7")
+    assert 0 <= int(seed.input_value()) < 2**31
+    choose(page, "generate", "Male", YES)
+    strength = page.locator("#generate-Male-strength")
+    assert strength.is_visible()
+    page.locator("#generate-clear").click()
+    wait_until(lambda: not strength.is_visible())
+    assert page.locator("#generate-Male label").nth(ANY).get_attribute("class").endswith("selected")
+
+
+def test_compare(page, pipe, model):
+    tab = opened_tab(page, "Compare")
+    choose(page, tab, "Eyeglasses", YES)
+    for value in ("2", "3"):  # chosen at first: 1, 2, 4
+        page.locator("#compare-guidances label").filter(has_text=value).first.click()
+    fill(page, tab, "number", 2)
+    fill(page, tab, "seed", 3)
+    page.locator("#compare-run").click()
+    page.locator("#compare-download:not([disabled])").wait_for()
+    name, data = downloaded(page, "#compare-download")
+    pixels, note = picture(data)
+    request, seeds, guidances = {"Eyeglasses": 1}, [3, 4], [1.0, 3.0, 4.0]
+    rows = [pipe(request, seeds=seeds, guidance_scale=g, output_type="np").images for g in guidances]
+    states = np.array([[-1, -1, 1]] * 2, np.int8)
+    gan = load_generator(model / "gan-conditional")
+    rows.append(generate(gan, states, np.array(seeds), batch_size=16, device=pipe.device))
+    labels = [*(f"DiT\nguidance {g:g}" for g in guidances), "DCGAN"]
+    grid = image_grid(np.stack(rows), row_labels=labels, column_labels=["seed 3", "seed 4"], scale=128 // SIDE)
+    assert np.array_equal(pixels, np.asarray(grid)) and name == "compare-000003.png"
+    assert note == {"attributes": request, "guidance": guidances, "gan": True, "steps": STEPS, "seeds": seeds}
+    served = page.request.get(page.locator("#compare-grid img").get_attribute("src")).body()
+    assert served == data
+
+
+def upload(page, path):
+    page.locator("#edit-photo input[type=file]").set_input_files(path)
+
+
+def opened_photograph(page, path):
+    tab = opened_tab(page, "Edit")
+    upload(page, path)
+    page.locator("#edit-view img").wait_for()
+    return tab
+
+
+def edited(page):
+    page.locator("#edit-run").click()
+    page.locator("#edit-download:not([disabled])").wait_for()
+    assert page.locator("#edit-result img").count() >= 2  # before and after
+    return downloaded(page, "#edit-download")
+
+
+def view(page):
+    data = page.request.get(page.locator("#edit-view img").get_attribute("src")).body()
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def test_edit_with_a_region(page, pipe, model, photograph):
+    tab = opened_photograph(page, photograph)
+    plain = view(page)
+    choose(page, tab, "Smiling", YES)
+    page.locator("#edit-regions label").filter(has_text="mouth").click()
+    wait_until(lambda: not np.array_equal(view(page), plain))
+    fill(page, tab, "seed", 11)
+    name, data = edited(page)
+    pixels, note = picture(data)
+
+    photo = open_photograph(photograph, max_megapixels=MAX_MEGAPIXELS)
+    settings, _ = edit_settings(model, params=model / "none.yaml")
+    bundle = bundle_of(pipe, model, settings=settings, max_megapixels=MAX_MEGAPIXELS)
+    expected = edit_photograph(bundle, photo, set={"Smiling": 1}, seeds=[11], landmarks=None, region=("mouth",))
+    assert note["seed"] == 11 and note["attributes"] == {"Smiling": 1} and note["regions"] == ["mouth"]
+    assert np.abs(pixels.astype(int) - expected.photos[0].pixels).max() == 0
+    face = take_face(photo, None, template=bundle.editor.mean_landmarks, resolution=SIDE)
+    part = region_mask(["mouth"], face.landmarks, size=SIDE)
+    allowed = photo_mask(Opened("", photo, face, None), part)
+    assert np.array_equal(pixels[~allowed], photo.pixels[~allowed])
+    assert (pixels[allowed] != photo.pixels[allowed]).any(axis=-1).mean() > 0.5
+    assert name == "drawn-face-edited.png"
+    assert {key: note[key] for key in ("attributes", "regions", "painted", "seed", "method")} == {
+        "attributes": {"Smiling": 1}, "regions": ["mouth"], "painted": False, "seed": 11, "method": "blend"
+    }  # fmt: skip
+    red = np.kron(part, np.ones((len(plain) // SIDE,) * 2, bool))
+    changed = (view(page) != plain).any(axis=-1)
+    assert np.array_equal(changed, red)
+
+
+def test_edit_with_the_brush(page, photograph):
+    tab = opened_photograph(page, photograph)
+    plain = view(page)
+    canvas = page.locator("#edit-canvas canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 30, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y, steps=6)
+    page.mouse.up()
+    wait_until(lambda: not np.array_equal(view(page), plain))
+    marked = (view(page) != plain).any(axis=-1)
+    scale = len(plain) // SIDE
+    part = marked[::scale, ::scale]
+    assert np.array_equal(marked, np.kron(part, np.ones((scale, scale), bool)))
+    rows, columns = np.nonzero(part)
+    assert 0.02 < part.mean() < 0.4 and abs(rows.mean() - SIDE / 2) < 3 and abs(columns.mean() - SIDE / 2) < 3
+    choose(page, tab, "Eyeglasses", YES)
+    pixels, note = picture(edited(page)[1])
+    photo = open_photograph(photograph, max_megapixels=MAX_MEGAPIXELS)
+    face = take_face(photo, None, template=np.zeros((5, 2)), resolution=SIDE)
+    allowed = photo_mask(Opened("", photo, face, None), part)
+    assert np.array_equal(pixels[~allowed], photo.pixels[~allowed])
+    assert (pixels[allowed] != photo.pixels[allowed]).any()
+    assert note["painted"] and note["regions"] == [] and note["attributes"] == {"Eyeglasses": 1}
+
+
+def test_a_generated_picture_is_edited(page, pipe):
+    fill(page, "generate", "number", 2)
+    page.locator("#generate-run").click()
+    page.locator("#generate-zip:not([disabled])").wait_for()
+    page.locator("#generate-gallery .thumbnail-item").nth(1).click()
+    page.locator("#generate-edit").click()
+    page.locator("#edit-view img").wait_for()
+    choose(page, "edit", "Eyeglasses", YES)
+    name, data = edited(page)
+    pixels, _ = picture(data)
+    original = pipe({}, seeds=[0, 1], output_type="np").images[1]
+    same = (pixels == original).all(axis=-1)
+    assert name == "face-000001-edited.png" and pixels.shape == original.shape
+    assert same[0].all() and same[-1].all() and not same.all()  # glasses are in the middle
+
+
+def message(page):
+    """The one line that the page tells, and that it is no traceback."""
+    toast = page.locator(".toast-body").first
+    toast.wait_for()
+    text = toast.inner_text().strip()
+    assert "Traceback" not in text and len(text.splitlines()) <= 3, text  # title, cross, line
+    page.locator(".toast-close").first.click()
+    toast.wait_for(state="detached")
+    return text.splitlines()[-1]
+
+
+def test_mistakes_are_one_line(page, tmp_path):
+    opened_tab(page, "Edit")
+    page.locator("#edit-run").click()
+    assert "Choose a photograph first" in message(page)
+    (tmp_path / "no.png").write_bytes(b"this is no picture")
+    upload(page, tmp_path / "no.png")
+    assert "picture" in message(page) or "image" in message(page)
+    Image.new("RGB", (2000, 1000)).save(tmp_path / "large.png")
+    upload(page, tmp_path / "large.png")
+    assert "megapixel" in message(page).lower()
+    assert page.locator("#edit-view img").count() == 0
+
+
+def test_a_file_that_is_too_large(page, tmp_path):
+    opened_tab(page, "Edit")
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(33 * 2**20))
+    upload(page, tmp_path / "huge.png")
+    assert "size" in message(page).lower()
+
+
+def test_nothing_to_compare(page):
+    tab = opened_tab(page, "Compare")
+    for value in ("1", "2", "4"):
+        page.locator(f"#{tab}-guidances label").get_by_text(value, exact=True).click()
+    page.locator("#compare-gan input").uncheck()
+    page.locator("#compare-run").click()
+    assert "nothing to compare" in message(page)
+
+
+def test_it_fits_a_phone(chromium, address):
+    with watched_page(chromium, address, 390, 844) as page:
+        for tab in ("Generate", "Edit", "Compare"):
+            opened_tab(page, tab)
+            page.locator(f"#{tab.lower()}-run").wait_for()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            for name in NAMES:
+                box = page.locator(f"#{tab.lower()}-{name} label").nth(YES).bounding_box()
+                assert box["x"] + box["width"] <= 390
