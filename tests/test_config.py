@@ -118,8 +118,8 @@ BROKEN_RULES = [
     ("preprocess.large_resolution=80", "upscaler.patch_px: its crops have 20 px, a quarter of preprocess.large_resolution"),
     ("preprocess.large_resolution=72", "preprocess.large_resolution: got 72; must be a multiple of 16, so that a quarter"),
     ("inpainter.empty_share=0.8", "inpainter.empty_share and inpainter.zoom_share together must be at most 1"),
-    ("edit.num_compared=99", "edit.num_compared: got 99; must be at most edit.num_photos of 6"),
-    ("edit.num_swept=99", "edit.num_swept: got 99; must be at most edit.num_photos of 6"),
+    ("edit.num_compared=99", "edit.num_compared: got 99; must be at most edit.num_photos of 12"),
+    ("edit.num_swept=99", "edit.num_swept: got 99; must be at most edit.num_photos of 12"),
     ("edit.method=invert", "edit.method: got invert; the default needs a mask: guided, resample, sdedit, conditioned or zoom"),
 ]  # fmt: skip
 
