@@ -20,6 +20,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from facegen.errors import DamagedArtifactError
+from facegen.models.loading import first_line, load_checked
 
 Autoencoder: TypeAlias = Any  # AutoencoderKL or AutoencoderTiny; diffusers does not type what they inherit
 
@@ -84,19 +85,7 @@ def load_autoencoder(source: str | Path) -> Autoencoder:
     name = config.get("_class_name")
     if name not in CLASSES:
         raise ValueError(f"{source} holds {name or 'no diffusers model'}; allowed: {', '.join(CLASSES)}")
-    subfolder = config["subfolder"]
-    try:
-        loaded, report = CLASSES[name].from_pretrained(
-            str(source), subfolder=subfolder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except Exception as error:
-        raise DamagedArtifactError(f"{source}: the weights do not load ({_first_line(error)})") from error
-    faults = {k: report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if report.get(k)}
-    if faults:
-        raise DamagedArtifactError(f"{source}: the weights do not fit its config.json ({_first_line(faults)})")
-    for key, value in loaded.state_dict().items():
-        if not bool(value.isfinite().all()):
-            raise DamagedArtifactError(f"{source}: weight {key} holds NaN or infinity")
+    loaded = load_checked(CLASSES[name], source, subfolder=str(config["subfolder"]))
     fresh = CLASSES[name].from_config({k: v for k, v in loaded.config.items() if k != "_name_or_path"})
     fresh.load_state_dict(loaded.state_dict())  # so that what is saved later does not tell where it came from
     return fresh.eval()
@@ -196,7 +185,7 @@ def _find(source: str | Path, subfolder: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except Exception as error:
-        raise FileNotFoundError(f"{_unreachable(source)}: {_first_line(error)}") from error
+        raise FileNotFoundError(f"{_unreachable(source)}: {first_line(error)}") from error
 
 
 def _unreachable(source: str | Path) -> str:
@@ -204,7 +193,3 @@ def _unreachable(source: str | Path) -> str:
         f"{source} is not a folder here, and the Hugging Face hub could not be reached (nor does its cache have it); "
         "give a folder, or fetch it once with network access: hf download " + str(source)
     )
-
-
-def _first_line(error: object) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

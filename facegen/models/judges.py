@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from facegen.artifacts import read_json
-from facegen.errors import DamagedArtifactError
 from facegen.models.convnext_judge import ConvNextJudge
 from facegen.models.judge import AttributeJudge
+from facegen.models.loading import load_checked
 
 Judge = AttributeJudge | ConvNextJudge
 ARCHITECTURES: dict[str, type[Judge]] = {"residual": AttributeJudge, "convnext": ConvNextJudge}
@@ -51,16 +49,5 @@ def load_judge(folder: str | Path) -> Judge:
     name = read_json(folder / "config.json").get("_class_name")
     if name not in CLASSES:
         raise ValueError(f"{folder} holds {name or 'no diffusers model'}; allowed: {', '.join(CLASSES)}")
-    try:
-        loaded, report = CLASSES[name].from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except Exception as error:
-        raise DamagedArtifactError(f"{folder}: the weights do not load ({str(error).splitlines()[0]})") from error
-    faults = {k: report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if report.get(k)}
-    if faults:
-        raise DamagedArtifactError(f"{folder}: the weights do not fit its config.json ({faults})")
-    for key, value in loaded.state_dict().items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise DamagedArtifactError(f"{folder}: weight {key} is not finite; run the judge stage again")
-    return loaded.eval().requires_grad_(False)
+    judge: Judge = load_checked(CLASSES[name], folder)
+    return judge.eval().requires_grad_(False)

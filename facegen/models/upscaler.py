@@ -24,8 +24,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from facegen.errors import DamagedArtifactError
 from facegen.models.initialize import draw_weights
+from facegen.models.loading import load_checked
 
 RESIDUAL_SCALE = 0.2
 SLOPE = 0.2
@@ -134,16 +134,5 @@ def load_upscaler(folder: str | Path) -> ResidualUpscaler:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no config.json; run the upscaler stage")
-    try:
-        loaded, report = ResidualUpscaler.from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except Exception as error:
-        raise DamagedArtifactError(f"{folder}: the weights do not load ({str(error).splitlines()[0]})") from error
-    faults = {k: report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if report.get(k)}
-    if faults:
-        raise DamagedArtifactError(f"{folder}: the weights do not fit its config.json ({faults})")
-    for key, value in loaded.state_dict().items():
-        if not bool(value.isfinite().all()):
-            raise DamagedArtifactError(f"{folder}: weight {key} is not finite; run the upscaler stage again")
-    return loaded.eval().requires_grad_(False)
+    upscaler: ResidualUpscaler = load_checked(ResidualUpscaler, folder)
+    return upscaler.eval().requires_grad_(False)
