@@ -110,7 +110,9 @@ def toy_editor() -> FaceEditor:
         sample_size=8, in_channels=4, patch_size=2, hidden_size=32, depth=1, num_heads=2, mlp_ratio=2.0,
         attribute_names=["Smiling"], latent_mean=[0.0] * 4, latent_std=[1.0] * 4,
     ).eval()  # fmt: skip
-    pipe = FacePipeline(model, vae, make_scheduler("euler", shift=1.0), guidance_interval=[0.0, 1.0])
+    pipe = FacePipeline(
+        model, vae, make_scheduler("euler", shift=1.0), guidance_scale=2.0, guidance_interval=[0.0, 1.0]
+    )
     return FaceEditor(pipe, inpainter=inpainting_model(model).eval(), settings=TOY)
 
 

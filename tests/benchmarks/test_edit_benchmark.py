@@ -18,7 +18,11 @@ def test_every_method_is_timed_beside_blend(tmp_path, capsys) -> None:
     assert tuple(rows) == METHODS and results["resolution"] == 16
     for row in rows.values():
         assert row["seconds"] > 0 and row["ratio"] == pytest.approx(row["seconds"] / rows["blend"]["seconds"])
-    assert rows["blend"]["evaluations"] == 12 and rows["invert"]["evaluations"] == 24
+    assert (
+        rows["blend"]["evaluations"] == 8
+        and rows["guided"]["evaluations"] == 12
+        and rows["invert"]["evaluations"] == 24
+    )
     assert results["default"] == "blend" and results["default_s"] == rows["blend"]["seconds"]
     said = capsys.readouterr().out
     assert "blend" in said and "(default)" in said and "allowed: 3 s" in said

@@ -1,19 +1,24 @@
 """Pictures of the page for the documentation: python tests/browser/screenshots.py FOLDER --model data/models.
 
-Each tab is used as one would use it, at 1280 px; the photograph that is edited is one that the model has generated.
+Each tab is used as one would use it, at 1280 px; the photograph that is edited is a drawn one.
 """
 
 import argparse
 import contextlib
 import io
 import shutil
+import tempfile
 from pathlib import Path
 
 from conftest import served, wait_until
 from PIL import Image
 
+from facegen.data.face_drawing import draw_face
+from facegen.data.face_parameters import FACE_ATTRIBUTES, sample_identity, sample_shot
+from facegen.rng import numpy_generator
+
 WIDTH, HEIGHT = 1280, 800
-LIMIT_BYTES = 300_000
+LIMIT_BYTES = 480_000
 SLOW_MS = 300_000
 
 
@@ -36,8 +41,9 @@ def choose(page, tab, **states):
 
 
 def generate(page, path):
-    """Men with glasses, one of them opened."""
-    choose(page, "generate", Male=1, Eyeglasses=1)
+    """Smiling women, enlarged."""
+    choose(page, "generate", Male=0, Smiling=1)
+    page.get_by_label("Upscale 4x").check()
     page.locator("#generate-run").click()
     page.locator("#generate-zip:not([disabled])").wait_for()
     page.wait_for_timeout(1000)
@@ -45,24 +51,32 @@ def generate(page, path):
 
 
 def edit(page, path):
-    """A generated face without its glasses, the part painted by hand."""
-    first = page.locator("#generate-gallery .thumbnail-item img").first
-    before = first.get_attribute("src")
-    choose(page, "generate", Eyeglasses=0)
-    page.locator("#generate-run").click()
-    wait_until(lambda: first.get_attribute("src") != before, SLOW_MS / 1000)
-    page.locator("#generate-gallery .thumbnail-item").nth(6).click()
-    page.locator("#generate-edit").click()
-    page.locator("#edit-view img").wait_for()
+    """A drawn photograph that is given a moustache."""
+    page.get_by_role("tab", name="Edit").click()
+    with tempfile.TemporaryDirectory() as folder:
+        photograph = Path(folder) / "drawn.png"
+        Image.fromarray(drawn_photograph()).save(photograph)
+        page.locator("#edit-photo input[type=file]").set_input_files(photograph)
+        page.locator("#edit-view img").wait_for()
     before = page.locator("#edit-view img").get_attribute("src")
-    choose(page, "edit", Eyeglasses=1)
-    page.locator("#edit-regions label").filter(has_text="glasses").click()
+    choose(page, "edit", Mustache=1)
+    page.locator("#edit-regions label").filter(has_text="upper lip").click()
     wait_until(lambda: page.locator("#edit-view img").get_attribute("src") != before, SLOW_MS / 1000)
+    page.get_by_label("Finer detail (upscaler)").check()
     page.locator("#edit-run").click()
     page.locator("#edit-download:not([disabled])").wait_for()
     page.evaluate("window.scrollTo(0, 0)")
     page.wait_for_timeout(1500)
     save(page, path)
+
+
+def drawn_photograph():
+    """A man without a beard, 256 px, of people who are in no data set."""
+    wanted = {"Male": 1, "Young": 1, "Smiling": 0, "Eyeglasses": 0, "No_Beard": 1, "Black_Hair": 1}
+    attributes = {name: wanted.get(name, 0) for name in FACE_ATTRIBUTES}
+    identity = sample_identity(numpy_generator(0, "screenshot identity"))
+    shot = sample_shot(numpy_generator(0, "screenshot shot"))
+    return draw_face(identity, shot, attributes, resolution=256, supersample=1)[0]
 
 
 def compare(page, path):
