@@ -43,7 +43,7 @@ app = typer.Typer(
     cls=OneLineErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Faces from attributes: configuration, checks and sampling. The pipeline itself is run by `dvc repro`.",
+    help="Faces from attributes: sampling, editing, scoring, a page, configuration. The pipeline is run by `dvc repro`.",
 )
 profile_app = typer.Typer(no_args_is_help=True, help="Sets of changes to params.yaml.")
 config_app = typer.Typer(no_args_is_help=True, help="The parameters of the pipeline.")

@@ -37,10 +37,12 @@ Brush = Annotated[
         "--mask", metavar="PNG", help="White (or opaque) is repainted; of the photograph's size. Or a folder."
     ),
 ]
-Box = Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="The part to repaint, px.")]
+Box = Annotated[str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="A part to repaint, px.")]
 Method = Annotated[
     str | None,
-    typer.Option("--method", help="blend, resample, sdedit, invert, conditioned or zoom (else the model's own)."),
+    typer.Option(
+        "--method", help="blend, guided, resample, sdedit, conditioned, zoom or invert (else the model's own)."
+    ),
 ]
 Strength = Annotated[
     float | None,
@@ -101,8 +103,6 @@ def edit(
 
     facegen edit portrait.jpg --set Mustache=1 -o out.png
     """
-    if region != "auto" and (mask or box):
-        raise ValueError("--region goes with neither --mask nor --box; name the part in one way")
     if not changes:
         raise ValueError("--set names what shall change, as in --set Mustache=1 (facegen inpaint needs none)")
     _edit_all(
@@ -119,9 +119,7 @@ def inpaint(
     box: Box = None,
     changes: Changes = "",
     output: Output = None,
-    method: Annotated[str, typer.Option("--method", help="conditioned, zoom, blend, resample, sdedit or invert.")] = (
-        "conditioned"
-    ),
+    method: Method = None,
     guidance: Guidance = None,
     steps: Steps = None,
     seed: Seed = 0,
@@ -245,8 +243,6 @@ def _edit_all(
     ending: str,
 ) -> None:
     """Edit one photograph or a folder of them; what does not depend on the photograph is checked first."""
-    if mask is not None and box is not None:
-        raise ValueError("--mask and --box exclude each other; name the part in one way")
     seeds = list(range(seed, seed + num))
     jobs = photo_jobs(photo, output, ending=ending, overwrite=overwrite, compare=compare, seeds=seeds)
     from facegen.attributes import parse_attributes
@@ -273,7 +269,8 @@ def _edit_all(
             on_step=None if photo.is_dir() else _step_bar(),
         )  # fmt: skip
         about = {
-            "photo": job.source.name, "attributes": wanted, "region": region if brush is None and corners is None else None,
+            "photo": job.source.name, "attributes": wanted,
+            "region": None if region == AUTO and (brush is not None or corners is not None) else region,
             "mask": mask and mask.name, "box": corners, "method": made.method, "upscale": upscale, **settings,
             "states": made.states.tolist(), "model": bundle.about_model(made.method),
         }  # fmt: skip
@@ -289,8 +286,8 @@ def _require(bundle: "EditorBundle", *, method: str | None, upscale: int | None)
 
     if method is not None and method not in METHODS:
         raise ValueError(f"unknown edit method {method!r}; allowed: {', '.join(METHODS)}")
-    if method == "conditioned" and bundle.editor.inpainter is None:
-        others = ", ".join(name for name in METHODS if name != method)
+    if (method or bundle.editor.settings.method) == "conditioned" and bundle.editor.inpainter is None:
+        others = ", ".join(name for name in METHODS if name != "conditioned")
         raise ValueError(f"{bundle.folder} holds no inpainter, which method conditioned needs; take one of {others}")
     if bundle.upscaler is None or upscale not in (None, bundle.upscaler.scale):
         enlarger(bundle.folder, upscale, device=bundle.editor.pipe.device)  # says what is wrong

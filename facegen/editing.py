@@ -229,9 +229,9 @@ def edit_photograph(
         seeds: one a variant.
         landmarks: (5, 2) px in the photograph; None: the face fills its largest centred square, as a model's faces do.
         region: parts of the face by name, or "auto": those that the changed attributes need (with the method `invert`
-            the whole face). Not looked at beside a mask or a box.
+            the whole face); "auto" is nothing beside a mask or a box.
         mask: bool (H, W) of the photograph, True = repaint.
-        box: (x0, y0, x1, y1) px of the photograph.
+        box: (x0, y0, x1, y1) px of the photograph. What mask, box and regions name is repainted together.
         method: one of facegen.edit.METHODS; None: that of the settings.
         keep_unknown: leave the other attributes open, instead of asking for what judge a sees.
         upscale: put the face back through the upscaler, so that new parts are as sharp as a larger photograph.
@@ -240,17 +240,18 @@ def edit_photograph(
 
     Raises:
         ValueError: for an unknown attribute, region, method or setting, landmarks that cannot be, a part that is empty
-            or outside the face, a mask and a box together, or a network that is not there.
+            or outside the face, or a network that is not there.
     """
     editor = bundle.editor
     method = editor.settings.method if method is None else method
-    if mask is not None and box is not None:
-        raise ValueError("a mask and a box; give one of them")
     if upscale and bundle.upscaler is None:
         open_upscaler(bundle.folder, device="cpu")  # says why there is none
-    within = box_mask(box, size=photo.size) if box is not None else mask
+    marked = [part for part in (mask, None if box is None else box_mask(box, size=photo.size)) if part is not None]
+    within = np.logical_or.reduce(marked) if marked else None
     face = take_face(photo, landmarks, template=editor.mean_landmarks, resolution=editor.resolution)
     where = _part(face, set, region=region, within=within, method=method)
+    if any(name != AUTO for name in region):
+        within = None  # the part is not what is marked alone
     images = face.image[None]
     names = editor.attribute_names
     states = requested_states(
@@ -317,6 +318,9 @@ def _part(
     """Return which pixels of the face are repainted, bool (S, S); None is the whole face, for `invert`."""
     if within is not None:
         part = take_mask(within, face)
+        named = [name for name in region if name != AUTO]
+        if named:
+            part = part | region_mask(named, face.landmarks, size=len(face.image))
         if not part.any():
             raise ValueError("the mask does not touch the square of the face that the model sees")
         return part

@@ -9,8 +9,9 @@ import pytest
 from facegen import editing, sampling
 from facegen.artifacts import read_json
 from facegen.attributes import UNKNOWN
-from facegen.data.regions import region_mask, regions_of
-from facegen.editing import edit_photograph, open_editor, requested_states, upscale_photograph
+from facegen.data.regions import box_mask, region_mask, regions_of
+from facegen.editing import AUTO, edit_photograph, open_editor, requested_states, upscale_photograph
+from facegen.photo_face import take_mask
 from facegen.photograph import photograph_of
 from tests.made_editor import NAMES, SIDE, STATES, face_points, photograph, write_models
 
@@ -127,12 +128,23 @@ def test_a_mask_or_a_box_of_the_photograph(bundle):
     assert np.array_equal(by_mask.photos[0].pixels, by_box.photos[0].pixels)
     changed = (by_mask.photos[0].pixels != photograph()).any(axis=-1)
     assert not (changed & ~brush).any() and changed.any()
-    with pytest.raises(ValueError, match="a mask and a box"):
-        edited(bundle, mask=brush, box=(0, 0, 5, 5))
     with pytest.raises(ValueError, match="does not touch"):
         edited(bundle, box=(0, 0, 5, 5))
     with pytest.raises(ValueError, match="nothing to edit"):
         edited(bundle, set={})
+
+
+def test_marks_and_named_parts_are_repainted_together(bundle):
+    brush, other = np.zeros((150, 200), bool), box_mask((110, 70, 130, 90), size=(150, 200))
+    brush[70:95, 80:100] = True
+    both = edited(bundle, mask=brush, box=(110, 70, 130, 90), set={})
+    changed = (both.photos[0].pixels != photograph()).any(axis=-1)
+    assert (changed & brush).any() and (changed & other).any() and not (changed & ~(brush | other)).any()
+    mouth, more = edited(bundle, region=["mouth"], set={}), edited(bundle, region=["mouth"], mask=brush, set={})
+    face = more.face
+    assert np.array_equal(more.edited.masks[0], mouth.edited.masks[0] | take_mask(brush, face))
+    alone = edited(bundle, region=[AUTO], mask=brush, set={"Smiling": 1})  # auto counts where nothing is named
+    assert np.array_equal(alone.edited.masks[0], take_mask(brush, face))
 
 
 def test_an_upscaled_face_is_put_back(bundle):
