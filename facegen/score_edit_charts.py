@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from facegen.charts import INK, LINE, MUTED, SERIES, STYLE
 
-COLOURS = (*SERIES, MUTED)  # of the methods, in order
-MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = (*SERIES, MUTED, "#b03a6e")  # of the methods, in order
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FAR_BELOW = 0.3  # of a cosine: a floor further below the lowest method than this would press the methods together
 NOTE: dict[str, Any] = {
     "xytext": (-4, 3), "textcoords": "offset points", "ha": "right", "color": MUTED, "fontsize": 8.5,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from facegen.charts import SERIES, read_csv
-from facegen.score_edit_charts import area_chart, success_chart, trade_chart
+from facegen.edit import METHODS as EDIT_METHODS
+from facegen.score_edit_charts import COLOURS, MARKERS, area_chart, success_chart, trade_chart
 from facegen.score_edit_plots import identity_lines, method_names, write_edit_plots, write_upscaling
 from tests.made_edits import made_edit_figures
 
@@ -107,3 +108,7 @@ def test_the_strip_of_upscaled_pictures_holds_every_tile(tmp_path: Path) -> None
     assert pixels.shape[0] > 4 * 32 and pixels.shape[1] > 3 * 32
     top = [y for y in range(pixels.shape[0] - 31) if np.array_equal(pixels[y : y + 32, -32 - 11 : -11], shown[3, 2])]
     assert len(top) == 1 and top[0] > 3 * 32
+
+
+def test_every_method_has_a_look_of_its_own() -> None:
+    assert len({*zip(COLOURS, MARKERS, strict=True)}) == len(COLOURS) == len(MARKERS) >= len(EDIT_METHODS)
