@@ -143,6 +143,8 @@ def test_marks_and_named_parts_are_repainted_together(bundle):
     mouth, more = edited(bundle, region=["mouth"], set={}), edited(bundle, region=["mouth"], mask=brush, set={})
     face = more.face
     assert np.array_equal(more.edited.masks[0], mouth.edited.masks[0] | take_mask(brush, face))
+    beyond = (more.photos[0].pixels != photograph()).any(axis=-1) & ~brush
+    assert beyond.any()  # a named part is repainted where nothing is marked, too
     alone = edited(bundle, region=[AUTO], mask=brush, set={"Smiling": 1})  # auto counts where nothing is named
     assert np.array_equal(alone.edited.masks[0], take_mask(brush, face))
 

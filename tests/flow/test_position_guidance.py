@@ -61,3 +61,11 @@ def test_the_identity_in_the_null_condition_is_not_amplified(kept, factor):
     person = torch.tensor([[0.25], [0.5]])
     gained = guide(scale=3.0, identity=person, identity_in_null=kept) - guide(scale=3.0)
     torch.testing.assert_close(gained, factor * person[:, :, None, None].expand(2, 1, 2, 2))
+
+
+def test_the_extra_guidance_leaves_the_identity_as_it_is():
+    changed, weight = torch.tensor([[True, False, False]] * 2), torch.full((2, 1, 2, 2), 3.0)
+    person = torch.full((2, 1), 7.0)
+    with_person = guide(changed=changed, changed_weight=weight, identity=person) - guide(identity=person)
+    without = guide(changed=changed, changed_weight=weight) - guide()
+    torch.testing.assert_close(with_person, without)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from facegen.data.align import canonical_landmarks
 from facegen.data.images import encode_png, to_unit
+from facegen.data.mask_shapes import random_masks
 from facegen.data.shards import Faces, FacesWriter
 from facegen.flow.loss import velocity_loss
 from facegen.models.autoencoder import build_autoencoder
@@ -58,7 +59,9 @@ def faces(tmp_path_factory):
         for n in range(48):
             colour = np.array([200 if n % 2 else 40, *rng.integers(60, 200, 2)], np.uint8)
             picture = Image.fromarray(np.broadcast_to(colour, (SIZE, SIZE, 3)).copy())
-            writer.add(f"{n}.png", encode_png(picture), np.array([n % 2]), n % 16, canonical_landmarks(SIZE))
+            writer.add(
+                f"{n}.png", encode_png(picture), np.array([n % 2]), n % 16, np.add(canonical_landmarks(SIZE), (2, 0))
+            )
     return FaceSet(Faces.open(folder, "train"), device=CPU, threads=1)
 
 
@@ -124,6 +127,24 @@ def test_zooming_shows_the_stated_square():
     shown = zoomed(image, torch.tensor([[0.6, 0.4, 0.5]]))
     assert torch.allclose(shown[0, 0, 0], 0.6 + 0.5 * (ramp - 0.5), atol=1e-5)
     assert torch.allclose(shown[0, 1, :, 0], 0.4 + 0.5 * (ramp - 0.5), atol=1e-5)
+
+
+def test_masks_of_mirrored_pictures_lie_where_the_mirrored_faces_do(vae, faces, monkeypatch):
+    asked = []
+
+    def spied(landmarks, **options):
+        asked.append(landmarks.copy())
+        return random_masks(landmarks, **options)
+
+    monkeypatch.setattr("facegen.train.inpainter.random_masks", spied)
+    mirrored = torch.tensor([False, True, True, False])
+    learner(vae, faces).masks_and_crops(torch.arange(4), mirrored, 0)
+    left, right = asked[0][0], asked[0][1]
+    assert np.allclose(left, np.add(canonical_landmarks(SIZE), (2, 0)), atol=1e-4)
+    assert np.allclose(right[:, 0], SIZE - 1 - left[[1, 0, 2, 4, 3], 0], atol=1e-4)
+    assert np.allclose(right[:, 1], left[[1, 0, 2, 4, 3], 1], atol=1e-4)
+    assert np.allclose(asked[0][2], right)
+    assert np.allclose(asked[0][3], left)
 
 
 def test_squares_hold_their_masks():
