@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from facegen.edit import METHODS, EditSettings, FaceEditor
+from facegen.editing import open_editor
 from facegen.models.autoencoder import build_autoencoder
 from facegen.models.dit import LatentDiT, inpainting_model
 from facegen.pipeline import FacePipeline, make_scheduler
 from facegen.rng import numpy_generator
-from facegen.sampling import open_model
 
 BUDGET_S = 3.0  # of one edit by the default method, on a CPU
 TOY = EditSettings(
@@ -36,7 +36,9 @@ TOY = EditSettings(
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print a table, and write it as JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=Path("data/models"), help="folder with dit and autoencoder")
+    parser.add_argument(
+        "--model", type=Path, default=Path("data/models"), help="data/models, or what `facegen export` wrote"
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="torch's threads; its own choice if left out")
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    editor = toy_editor() if options.toy else open_editor(options.model, options.params)
+    editor = toy_editor() if options.toy else open_editor(options.model, params=options.params, device="cpu").editor
     results = measured(editor, options.repeats)
     print(f"{editor.resolution} px, {results['threads']} threads, load {os.getloadavg()[0]:.1f}")
     for row in results["methods"]:
@@ -91,16 +93,6 @@ def request(editor: FaceEditor) -> dict[str, Any]:
     changed[0, 0] = True
     images = numpy_generator(0, "edit benchmark").integers(0, 256, (1, size, size, 3), dtype=np.uint8)
     return {"images": images, "states": np.ones((1, num), np.int8), "changed": changed, "masks": mask, "seeds": [0]}
-
-
-def open_editor(folder: Path, params: Path) -> FaceEditor:
-    """Return the editor of a folder of models, with the settings of params.yaml."""
-    from facegen.config import load_params
-
-    inpainter = folder / "inpainter"
-    model = LatentDiT.from_pretrained(inpainter).eval() if (inpainter / "config.json").is_file() else None
-    settings = EditSettings(**{name: getattr(load_params(params).edit, name) for name in EditSettings.__annotations__})
-    return FaceEditor(open_model(folder, params=params, device="cpu"), inpainter=model, settings=settings)
 
 
 def toy_editor() -> FaceEditor:

@@ -235,7 +235,7 @@ def run_edits(
     *,
     embed: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
     batch_size: int,
-    on_images: Callable[[int], object],
+    on_edits: Callable[[str, int], object],
 ) -> EditRows:
     """Answer the requests, in their order.
 
@@ -245,7 +245,7 @@ def run_edits(
         photographs: returns pictures by their rows in the split.
         embed: (pictures, their rows) -> identity embeddings (B, E); None: the editor is told nothing of the people.
         batch_size: photographs at once, of one method.
-        on_images: called with the number of edits that were just made.
+        on_edits: called with a method and the number of its edits that were just made.
 
     Raises:
         ValueError: if the editor's pictures or attributes are others.
@@ -267,7 +267,7 @@ def run_edits(
             identity=None if embed is None else embed(pictures, part.row), method=method,
         )  # fmt: skip
         images[rows], raws[rows], masks[rows], evaluations[rows] = made.images, made.raw, made.masks, made.evaluations
-        on_images(len(rows))
+        on_edits(method, len(rows))
     return EditRows(
         requests.photo.tolist(), requests.attribute.tolist(), requests.state, requests.region.tolist(),
         requests.method.tolist(), requests.seed, requests.states, requests.known, evaluations, images, raws, masks,

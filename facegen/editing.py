@@ -29,6 +29,7 @@ from facegen.edit import Edited, EditSettings, FaceEditor
 from facegen.edit_sets import changed_states
 from facegen.models.dit import LatentDiT
 from facegen.models.judges import WEIGHTS, Judge, load_judge
+from facegen.models.loading import load_checked
 from facegen.photo_face import AlignedFace, put_back, take_face, take_mask
 from facegen.photograph import Photograph
 from facegen.pipeline import FacePipeline
@@ -124,7 +125,7 @@ def bundle_of(pipe: FacePipeline, folder: Path, *, settings: EditSettings, max_m
     device = pipe.device
     inpainter = judge = embedder = None
     if _holds(folder, "inpainter"):
-        inpainter = LatentDiT.from_pretrained(folder / "inpainter", use_safetensors=True).eval().to(device)
+        inpainter = load_checked(LatentDiT, folder / "inpainter").eval().to(device)
     if _holds(folder, "judge-a"):
         judge = load_judge(folder / "judge-a").to(device)
     if pipe.transformer.config.identity_dim is not None and _holds(folder, "recognizer-condition"):

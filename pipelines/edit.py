@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter, defaultdict
+
 import numpy as np
 import torch
 
@@ -12,6 +15,7 @@ from facegen.edit import METHODS, EditSettings, FaceEditor
 from facegen.edit_sets import area_grid, area_requests, edit_grids, edit_requests, run_edits
 from facegen.grids import save_png
 from facegen.models.dit import LatentDiT
+from facegen.models.loading import load_checked
 from facegen.pipeline import FacePipeline
 from pipelines.stage import Stage, main
 
@@ -36,15 +40,27 @@ def run(stage: Stage) -> None:
         return embedder.embed(images, test.landmarks[rows])
 
     bar = stage.progress(len(requests) + len(sweep), "edits")
+    spent: defaultdict[str, float] = defaultdict(float)
+    made, last = Counter[str](), time.perf_counter()
+
+    def on_edits(method: str, num: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        spent[method] += now - last
+        made[method] += num
+        last = now
+        bar.update(num)
+
     with torch.autocast(stage.device.type, stage.dtype, enabled=stage.dtype != torch.float32):
         edits, swept = [
             run_edits(
                 editor, table, photographs, embed=embed if embedder else None, batch_size=p.batch_size,
-                on_images=bar.update,
+                on_edits=on_edits,
             )
             for table in (requests, sweep)
         ]  # fmt: skip
     bar.close()
+    stage.metrics({"seconds_an_edit": {method: spent[method] / made[method] for method in made}})
     with stage.output("eval/edits") as folder:
         write_edits(folder / "edits.parquet", edits)
         write_edits(folder / "areas.parquet", swept)
@@ -60,10 +76,10 @@ def open_editor(stage: Stage) -> FaceEditor:
     """Return the editor by the stage's models and parameters, on its device."""
     models, sample, device = stage.root / "data/models", stage.params.sample, stage.device
     pipe = FacePipeline.from_models(
-        models, scheduler=sample.scheduler, shift=sample.time_shift, num_inference_steps=sample.num_steps,
+        models, scheduler=sample.scheduler, shift=sample.time_shift, num_inference_steps=stage.params.edit.num_steps,
         guidance_scale=sample.guidance_scale, guidance_interval=list(sample.guidance_interval),
     ).to(device)  # fmt: skip
-    inpainter = LatentDiT.from_pretrained(models / "inpainter").to(device)
+    inpainter = load_checked(LatentDiT, models / "inpainter").eval().to(device)
     p = stage.params.edit
     settings = EditSettings(
         method=p.method, num_steps=p.num_steps, guidance_scale=p.guidance_scale, attribute_scale=p.attribute_scale,

@@ -97,7 +97,7 @@ def photographs_of(faces: Faces) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def answered(table: EditRequests, faces: Faces, **changes: Any) -> Any:
-    settings = {"embed": None, "batch_size": 7, "on_images": lambda _: None} | changes
+    settings = {"embed": None, "batch_size": 7, "on_edits": lambda *_: None} | changes
     return run_edits(Marker(), table, photographs_of(faces), **settings)
 
 
@@ -209,9 +209,11 @@ def test_a_part_shrinks_to_its_core_and_grows_to_its_neighbours() -> None:
 
 
 def test_answers_stand_in_the_rows_of_their_requests(table: EditRequests, faces: Faces, tmp_path: Path) -> None:
-    seen: list[int] = []
-    rows = answered(table, faces, on_images=seen.append)
-    assert sum(seen) == len(table) == len(rows) and max(seen) == 7
+    seen: list[tuple[str, int]] = []
+    rows = answered(table, faces, on_edits=lambda *edits: seen.append(edits))
+    assert sum(num for _, num in seen) == len(table) == len(rows) and max(num for _, num in seen) == 7
+    for method in METHODS:
+        assert sum(num for name, num in seen if name == method) == (table.method == method).sum()
     asked = (table.states != table.known) @ np.arange(6) + 100 * table.state
     marks = np.array([10 * METHODS.index(method) for method in table.method]) + asked
     assert (rows.raws[:, 5, 9, 0] == table.row).all() and (rows.raws[:, 0, 0, 1] == table.seed % 251).all()
@@ -229,7 +231,7 @@ def test_one_method_a_batch_and_the_people_are_told(table: EditRequests, faces: 
     rows = run_edits(
         editor, table, photographs_of(faces),
         embed=lambda pictures, rows: pictures[:, 0, 0, :1] // 2 + rows[:, None] % 2,
-        batch_size=50, on_images=lambda _: None,
+        batch_size=50, on_edits=lambda *_: None,
     )  # fmt: skip
     assert editor.calls == [("blend", 50), ("blend", 22), ("resample", 24), ("zoom", 50), ("zoom", 22), ("invert", 24)]
     assert (rows.raws[:, 0, 0, 1] == table.row // 2 + table.row % 2).all()
@@ -239,7 +241,7 @@ def test_an_editor_of_another_size_is_refused(table: EditRequests, faces: Faces)
     editor = Marker()
     editor.resolution = 64
     with pytest.raises(ValueError, match=r"64 px with 6 attributes; the photographs have 32 px and 6"):
-        run_edits(editor, table, photographs_of(faces), embed=None, batch_size=4, on_images=lambda _: None)
+        run_edits(editor, table, photographs_of(faces), embed=None, batch_size=4, on_edits=lambda *_: None)
 
 
 def tiles(picture: np.ndarray, colour: list[int]) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """Editing a photograph with untrained networks: what is asked of them, and what of the photograph stays."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from facegen.artifacts import read_json
 from facegen.attributes import UNKNOWN
 from facegen.data.regions import box_mask, region_mask, regions_of
 from facegen.editing import AUTO, edit_photograph, open_editor, requested_states, upscale_photograph
+from facegen.errors import DamagedArtifactError
 from facegen.photo_face import take_mask
 from facegen.photograph import photograph_of
 from tests.made_editor import NAMES, SIDE, STATES, face_points, photograph, write_models
@@ -202,3 +204,12 @@ def test_a_generator_alone_edits_too(folder, tmp_path):
     assert (edited(alone, keep_unknown=True).photos[0].pixels != photograph()).any()
     with pytest.raises(ValueError, match="needs the inpainting model"):
         edited(alone, keep_unknown=True, method="conditioned")
+
+
+def test_a_damaged_inpainter_is_said_in_one_line(folder, tmp_path):
+    copy = tmp_path / "models"
+    shutil.copytree(folder, copy)
+    weights = copy / "inpainter" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(DamagedArtifactError, match="inpainter: the weights do not load"):
+        open_editor(copy, params=PARAMS, device="cpu")
