@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from facegen.data.compositing import cut_squares, zoom_squares
+from facegen.data.images import to_unit
 from facegen.data.regions import region_mask
 from facegen.edit import METHODS, EditSettings, FaceEditor
 from facegen.models.autoencoder import build_autoencoder
 from facegen.models.dit import LatentDiT, inpainting_model
+from facegen.models.inpainting import context_of
 from facegen.pipeline import FacePipeline, make_scheduler
 from facegen.rng import numpy_generator, torch_generator
 
@@ -236,3 +239,26 @@ def test_models_that_do_not_belong_together_are_refused(editor):
         FaceEditor(editor.pipe, inpainter=editor.pipe.transformer, settings=SETTINGS)
     with pytest.raises(ValueError, match="identity_dim is 5, the generator's None"):
         FaceEditor(editor.pipe, inpainter=make_editor(identity_dim=5).inpainter, settings=SETTINGS)
+
+
+@pytest.mark.parametrize("method", ["conditioned", "zoom"])
+def test_the_inpainting_model_paints_and_is_shown_the_part_and_what_is_kept_of_it(method):
+    editor, ask, seen = make_editor(), request(), []
+    editor.inpainter.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    strangers = []
+    editor.pipe.transformer.register_forward_pre_hook(lambda *_: strangers.append(1))
+    edited(editor, ask, method=method)
+    assert seen and not strangers
+    squares = zoom_squares(ask["masks"], least=0.5, below=0.3 if method == "zoom" else 0.0)
+    shares = (
+        np.stack([squares[:, 0] + squares[:, 2] / 2, squares[:, 1] + squares[:, 2] / 2, squares[:, 2]], axis=1) / SIZE
+    )
+    assert (shares[:, 2] < 1).any() == (method == "zoom")
+    parts, masks = cut_squares(ask["images"], squares), cut_squares(ask["masks"], squares)
+    with torch.no_grad():
+        context = context_of(
+            editor.pipe.vae, to_unit(parts), torch.from_numpy(masks)[:, None], mean=[0.1] * 4, std=[0.5] * 4
+        )
+    for shown in seen:  # every step, every condition of the guidance
+        assert torch.allclose(shown["crop"], torch.from_numpy(shares).float().repeat(len(shown["crop"]) // 3, 1))
+        assert torch.allclose(shown["context"], context.repeat(len(shown["crop"]) // 3, 1, 1, 1), atol=1e-5)
