@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from facegen.app.compare import compare_tab
 from facegen.app.edit import edit_tab
@@ -44,6 +46,11 @@ def build(models: Models, files: Path, *, max_megapixels: float | None) -> gr.Bl
     return page
 
 
+async def gone(request: Request, error: Exception) -> Response:
+    """Answer nobody: a page that is closed during an upload is no error of the server's."""
+    return Response(status_code=499)
+
+
 def launch(
     models: Models,
     *,
@@ -72,6 +79,7 @@ def launch(
             server_name=host, server_port=port, inbrowser=open_browser, share=False, quiet=True, prevent_thread_lock=True,
             show_error=False, footer_links=[], run_history=False, max_file_size=MAX_UPLOAD, enable_monitoring=False,
             ssr_mode=False, pwa=False, mcp_server=False, theme=theme(), css=CSS,
+            app_kwargs={"exception_handlers": {ClientDisconnect: gone}},
         )  # fmt: skip
     except OSError as error:
         raise ValueError(f"port {port} of {host} cannot be had ({error}); name another with --port") from None

@@ -2,7 +2,11 @@
 
 import io
 import json
+import socket
+import time
 import zipfile
+from urllib.parse import urlparse
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ from facegen.grids import image_grid
 from facegen.photo_face import take_face
 from facegen.photograph import open_photograph
 from facegen.pipeline import FacePipeline
-from tests.browser.conftest import MAX_MEGAPIXELS, NAMES, SIDE, STEPS, wait_until, watched_page
+from tests.browser.conftest import MAX_MEGAPIXELS, NAMES, SIDE, STEPS, served, wait_until, watched_page
 
 pytestmark = pytest.mark.browser
 ANY, NO, YES = 0, 1, 2  # the buttons of an attribute
@@ -261,6 +265,21 @@ def test_a_file_that_is_too_large(page, tmp_path):
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(33 * 2**20))
     upload(page, tmp_path / "huge.png")
     assert "size" in message(page).lower()
+
+
+def test_a_page_that_is_closed_during_an_upload_is_no_error(model):
+    """`served` finds tracebacks in what the server printed."""
+    begun = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    with served(model) as address:
+        where = urlparse(address)
+        with socket.create_connection((where.hostname, where.port)) as connection:
+            connection.sendall(
+                b"POST /gradio_api/upload HTTP/1.1\r\nHost: %b\r\nContent-Length: 1000000\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\n\r\n%b" % (where.netloc.encode(), begun)
+            )
+            time.sleep(0.5)  # until the server reads
+        time.sleep(0.5)  # until it has noticed
+        assert urlopen(address).status == 200
 
 
 def test_nothing_to_compare(page):
