@@ -56,7 +56,8 @@ def recipe(total_images: int, warmup_images: int) -> DiTRecipe:
     return DiTRecipe(
         seed=0, path="linear", time_mean=-0.5, time_std=1.0, laplacian_weight=0.1, total_images=total_images,
         learning_rate=2e-4, warmup_images=warmup_images, decay_fraction=0.25, betas=(0.9, 0.95), weight_decay=0.0,
-        grad_clip=1.0, drop_all=0.1, drop_some=0.3, drop_identity=0.0, ema_sigma_rel=(0.05, EMA),
+        grad_clip=1.0, drop_all=0.1, drop_some=0.3, drop_identity=0.0, drop_components=0.0,
+        other_picture_share=0.0, other_mean_share=0.0, ema_sigma_rel=(0.05, EMA),
     )  # fmt: skip
 
 

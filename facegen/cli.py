@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from facegen import __version__, cli_app, cli_photos
+from facegen import __version__, cli_app, cli_identities, cli_photos, cli_verify
 from facegen.cli_options import FAILED, USER_ERROR, Device, Guidance, ModelFolder, ParamsPath, Seed, Steps
 from facegen.errors import FacegenError
 
@@ -43,14 +43,15 @@ app = typer.Typer(
     cls=OneLineErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Faces from attributes: sampling, editing, scoring, a page, configuration. The pipeline is run by `dvc repro`.",
+    help="Faces from attributes: samples, edits, synthetic people, scores, a page. The pipeline is run by `dvc repro`.",
 )
 profile_app = typer.Typer(no_args_is_help=True, help="Sets of changes to params.yaml.")
 config_app = typer.Typer(no_args_is_help=True, help="The parameters of the pipeline.")
 app.add_typer(profile_app, name="profile")
 app.add_typer(config_app, name="config")
-for photo_command in cli_photos.COMMANDS:
-    app.command()(photo_command)
+for module in (cli_photos, cli_identities, cli_verify):
+    for command in module.COMMANDS:
+        app.command()(command)
 app.command()(cli_app.app)
 
 

@@ -21,6 +21,7 @@ from facegen.config_sections import (
     Edit,
     Flow,
     Gan,
+    Identities,
     Inpainter,
     Judge,
     Latents,
@@ -32,6 +33,7 @@ from facegen.config_sections import (
     Score,
     Section,
     Upscaler,
+    Verify,
 )
 
 
@@ -54,6 +56,8 @@ class Params(Section):
     upscaler: Upscaler
     sample: Sample
     edit: Edit
+    identities: Identities
+    verify: Verify
     score: Score
 
     @model_validator(mode="after")

@@ -119,6 +119,28 @@ def _edit_sets(value: Lookup) -> Iterator[Finding]:
         yield "edit.method", "got invert; the default needs a mask: guided, resample, sdedit, conditioned or zoom"
 
 
+def _identities(value: Lookup) -> Iterator[Finding]:
+    source, contexts = value("identities.source"), value("identities.contexts")
+    if (source == "file") != (contexts is not None):
+        yield "identities.contexts", f"got {contexts!r} with source {source}; source file, and no other, reads a file"
+    late, target, early = (value(f"identities.{name}") for name in ("late", "target", "early"))
+    if not late < target < early:
+        yield "identities.target", f"got {target}; must lie between identities.late ({late}) and early ({early})"
+    low, high = value("identities.inject_window")
+    if low > high:
+        yield "identities.inject_window", f"got [{low}, {high}]; low must be at most high (t = 1 is noise)"
+    people, total = value("identities.ablation_people"), value("identities.num_people")
+    if people > total:
+        yield "identities.ablation_people", f"got {people}; must be at most identities.num_people of {total}"
+
+
+def _inject_blocks(value: Lookup) -> Iterator[Finding]:
+    blocks, depth = value("identities.inject_blocks"), value("dit.depth")
+    wrong = [] if isinstance(blocks, str) else [block for block in blocks if block >= depth]
+    if wrong:
+        yield "identities.inject_blocks", f"got {wrong[0]}; the dit has blocks 0 to {depth - 1}"
+
+
 def _dit_widths(value: Lookup) -> Iterator[Finding]:
     hidden_size = value("dit.hidden_size")
     if hidden_size % 4:
@@ -150,6 +172,12 @@ def _drop_shares(value: Lookup) -> Iterator[Finding]:
     shares = value("dit.drop_all"), value("dit.drop_some")
     if sum(shares) > 1:
         yield "dit.drop_some", f"got {shares[1]}; dit.drop_all and dit.drop_some together must be at most 1"
+    others = value("dit.other_picture_share"), value("dit.other_mean_share")
+    if sum(others) > 1:
+        yield (
+            "dit.other_mean_share",
+            f"got {others[1]}; dit.other_picture_share and dit.other_mean_share together must be at most 1",
+        )
 
 
 def _interval(value: Lookup) -> Iterator[Finding]:
@@ -234,6 +262,8 @@ RULES: tuple[Rule, ...] = (
     _large_faces,
     _inpainter_shares,
     _edit_sets,
+    _identities,
+    _inject_blocks,
     _emas,
     _drop_shares,
     _interval,

@@ -19,6 +19,7 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 # Widest power-function average that EDM2's solver reaches (gamma >= 0).
 EmaWidth = Annotated[float, Field(gt=0, le=0.28)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Cosine = Annotated[float, Field(gt=-1, le=1)]
 Correlation = Annotated[float, Field(gt=-1, lt=1)]
 # What render can draw (facegen/data/face_parameters.py draws it; a test holds the two together).
 FaceAttribute = Literal[
@@ -125,10 +126,9 @@ class Judge(Section):
     b: JudgeModel
 
 
-class RecognizerModel(Section):
-    """One face recognition network."""
+class RecognizerTraining(Section):
+    """The shape and the training of a face recognition network."""
 
-    source: FilledText | None
     width: Annotated[int, Field(ge=8, le=512, multiple_of=8)]
     depths: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], listed(low=4, high=4)]
     stem_stride: Literal[1, 2]
@@ -140,6 +140,12 @@ class RecognizerModel(Section):
     batch_size: Batch
     learning_rate: LearningRate
     weight_decay: Weight
+
+
+class RecognizerModel(RecognizerTraining):
+    """One face recognition network of the pipeline: trained, or published."""
+
+    source: FilledText | None
 
 
 class Recognizer(Section):
@@ -211,6 +217,9 @@ class Dit(Section):
     drop_all: Share
     drop_some: Share
     drop_identity: Share
+    drop_components: Annotated[float, Field(ge=0, lt=1)]
+    other_picture_share: Share
+    other_mean_share: Share
     ema_sigma_rel: Annotated[tuple[EmaWidth, ...], listed(low=1, high=8)]
     ema_release: EmaWidth
     log_images: Count
@@ -321,6 +330,48 @@ class Edit(Section):
     num_swept: Count
     batch_size: Batch
     grid_columns: Annotated[int, Field(ge=2, le=64)]
+
+
+class Identities(Section):
+    """Synthetic people: whose faces, how they are drawn in two stages, and the ablation of it."""
+
+    source: Literal["gaussian", "whitened", "file"]
+    contexts: FilledText | None
+    num_people: Annotated[int, Field(ge=2, le=10**7)]
+    images_per_person: Annotated[int, Field(ge=2, le=10**5)]
+    spare: Annotated[float, Field(ge=0, le=10)]
+    max_context_cosine: Cosine
+    max_centre_cosine: Cosine
+    leakage_quantile: Annotated[float, Field(gt=0, le=1)]
+    method: Literal["one_stage", "fixed", "fixed_injection", "adaptive", "adaptive_injection"]
+    num_steps: Annotated[int, Field(ge=3, le=1000)]
+    time_shift: Annotated[float, Field(ge=0.1, le=20)]
+    guidance_scale: Annotated[float, Field(ge=0, le=100)]
+    criterion: Literal["attn_recv", "x0", "gap"]
+    clock: Literal["log_snr", "time"]
+    early: Share
+    late: Share
+    target: Share
+    fixed_time: Share
+    patience: Annotated[int, Field(ge=1, le=1000)]
+    guide_early: bool
+    calibration_runs: Annotated[int, Field(ge=16, le=10**6)]
+    share: Share
+    inject_blocks: Literal["all", "middle"] | Annotated[tuple[Annotated[int, Field(ge=0, le=99)], ...], listed(low=1)]
+    inject_window: Annotated[tuple[Share, ...], listed(low=2, high=2)]
+    tempering: Literal["none", "temperature", "gates"]
+    tempering_share: Share
+    ablation_people: Annotated[int, Field(ge=2, le=10**6)]
+    ablation_images: Annotated[int, Field(ge=2, le=10**4)]
+    sweep: Annotated[tuple[Share, ...], listed(low=0, high=32)]
+    sweep_guidance: Annotated[tuple[Annotated[float, Field(ge=0, le=100)], ...], listed(low=0, high=32)]
+    batch_size: Batch
+
+
+class Verify(RecognizerTraining):
+    """A recogniser trained on synthetic people, and the same one trained on real people."""
+
+    benchmarks: FilledText | None
 
 
 class Score(Section):

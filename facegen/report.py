@@ -1,8 +1,8 @@
 """One page that shows what a run made and how good it is: eval/report.html, which needs nothing but itself.
 
-It reads what score, sample and edit wrote (eval/metrics.json, eval/preprocess.json, eval/plots, eval/samples,
-eval/edits). Every figure comes with its number of images, its interval, the floor it is to be read against, and a
-sentence that says how.
+It reads what score, sample, edit and identities wrote (eval/metrics.json, eval/preprocess.json, eval/plots, eval/samples,
+eval/edits, eval/identities). Every figure comes with its number of images, its interval, the floor it is to be read
+against, and a sentence that says how.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from facegen.charts import drawn_curves, figure_svg, interval_chart, loss_chart,
 from facegen.data.samples import COMBINATION, FLIP, PRIOR, STRENGTH, Samples, read_samples
 from facegen.report_edits import TEMPLATE as PHOTOGRAPHS
 from facegen.report_edits import edit_section, upscale_section
+from facegen.report_identities import PEOPLE_HEADLINES, PEOPLE_READINGS, PEOPLE_TABLES, people_section
+from facegen.report_identities import TEMPLATE as PEOPLE
 from facegen.report_tables import GENERATORS, comparison, control_table, judge_table
 from facegen.report_text import HEADLINES, READINGS
 from facegen.score_charts import gan_figures, guidance_chart, point_chart, reliability_chart, roc_chart
@@ -36,6 +38,8 @@ GAP_PX = 2
 PRIOR_COLUMNS, PRIOR_ROWS = 16, 5
 CURVES = {"frechet_by_images": ("thousand images seen", 1e-3), "frechet_by_steps": ("solver steps", 1.0)}
 WEBP = {"quality": 92, "method": 4}
+ALL_READINGS = READINGS | PEOPLE_READINGS
+PEOPLE_GRIDS = {"people": "People of the data set", "stages": "The methods, from the same noise"}  # of eval/identities
 EDIT_TABLE = re.compile(r"edit\.\w+\.(directions|attributes|regions|areas)")  # of eval/metrics.json
 
 
@@ -65,7 +69,7 @@ def build_report(folder: Path) -> str:
     """Return the page.
 
     Args:
-        folder: eval/, with metrics.json, preprocess.json, plots/, samples/ and edits/.
+        folder: eval/, with metrics.json, preprocess.json, plots/, samples/, edits/ and identities/.
 
     Raises:
         FileNotFoundError: if one of them is missing.
@@ -83,7 +87,7 @@ def build_report(folder: Path) -> str:
     page = environment.get_template(TEMPLATE)
     return page.render(
         facts=run_facts(parameters, data, read_json(folder / "plots/models.json"), num_prior=len(samples.of(PRIOR))),
-        headlines=[by_name[name] for name in HEADLINES if name in by_name],
+        headlines=[by_name[name] for name in (*HEADLINES, *PEOPLE_HEADLINES) if name in by_name],
         ratio=metrics["dit"]["frechet"]["value"] / max(metrics["floor"]["frechet"]["value"], 1e-12),
         figures=figures,
         extractor=metrics["extractors"]["frechet"],
@@ -101,6 +105,13 @@ def build_report(folder: Path) -> str:
         edit_grids=[(readable(path.stem), embedded_png(path)) for path in sorted((folder / "edits").glob("*.png"))],
         upscale=upscale_section(metrics["upscale"]),
         upscaling_strip=embedded_png(folder / "plots/upscaling.png"),
+        people_template=PEOPLE,
+        people=people_section(metrics["identities"], metrics["verification"], folder),
+        people_grids=[
+            (label, embedded_png(path))
+            for name, label in PEOPLE_GRIDS.items()
+            if (path := folder / f"identities/{name}.png").is_file()
+        ],
         flips=flip_strips(samples, columns=parameters["sample.grid_columns"]),
         combinations=combination_strips(samples),
         strengths=strength_strips(samples, num_scales=len(parameters["sample.strengths"])),
@@ -117,7 +128,8 @@ def build_report(folder: Path) -> str:
 def all_figures(metrics: Mapping[str, Any], prefix: str = "") -> list[Figure]:
     """Return every number of eval/metrics.json by dotted name; {value, low, high, n} is one figure.
 
-    The tables of the methods of editing are left out: hundreds of figures, which their section shows.
+    The tables of the methods of editing and of synthetic people are left out: hundreds of figures, which their sections
+    show.
     """
     found: list[Figure] = []
     for key, item in metrics.items():
@@ -125,14 +137,18 @@ def all_figures(metrics: Mapping[str, Any], prefix: str = "") -> list[Figure]:
         if isinstance(item, Mapping) and "value" in item:
             interval = f"{number(item['low'])} to {number(item['high'])}" if "low" in item else ""
             n = f"{item['n']:,}" if "n" in item else ""
-            label, reading = READINGS.get(name, (readable(name.replace(".", ": ")), ""))
+            label, reading = ALL_READINGS.get(name, (readable(name.replace(".", ": ")), ""))
             found.append(Figure(name, label, number(item["value"]), interval, n, reading))
-        elif isinstance(item, Mapping) and name != "extractors" and not EDIT_TABLE.fullmatch(name):
+        elif isinstance(item, Mapping) and name != "extractors" and not _is_table(name):
             found += all_figures(item, f"{name}.")
         elif isinstance(item, int | float):
-            label, reading = READINGS.get(name, (readable(name.replace(".", ": ")), ""))
+            label, reading = ALL_READINGS.get(name, (readable(name.replace(".", ": ")), ""))
             found.append(Figure(name, label, number(item), "", "", reading))
     return found
+
+
+def _is_table(name: str) -> bool:
+    return bool(EDIT_TABLE.fullmatch(name) or PEOPLE_TABLES.fullmatch(name))
 
 
 def run_facts(

@@ -43,7 +43,8 @@ def recipe_of(stage: Stage) -> DiTRecipe:
         laplacian_weight=f.laplacian_weight, total_images=p.total_images, learning_rate=p.learning_rate,
         warmup_images=p.warmup_images, decay_fraction=p.decay_fraction, betas=(p.betas[0], p.betas[1]),
         weight_decay=p.weight_decay, grad_clip=p.grad_clip, drop_all=p.drop_all, drop_some=p.drop_some,
-        drop_identity=p.drop_identity, ema_sigma_rel=p.ema_sigma_rel,
+        drop_identity=p.drop_identity, drop_components=p.drop_components,
+        other_picture_share=p.other_picture_share, other_mean_share=p.other_mean_share, ema_sigma_rel=p.ema_sigma_rel,
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def latent_set(latents: Latents, device: torch.device) -> LatentSet:
     return LatentSet.from_arrays(
         latents.mean, latents.logvar, latents.attributes,
         channel_mean=latents.stats["mean"], channel_std=latents.stats["std"], device=device,
-        embedding=latents.embedding,
+        embedding=latents.embedding, identity=latents.identity,
     )  # fmt: skip
 
 

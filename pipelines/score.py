@@ -19,6 +19,8 @@ from facegen.metrics.judge_features import load_judge_features
 from facegen.models.autoencoder import Autoencoder, factor, load_autoencoder
 from facegen.score_control import judge_rates
 from facegen.score_edit_plots import write_edit_plots, write_upscaling
+from facegen.score_identities import identity_figures
+from facegen.score_identity_plots import write_identity_plots
 from facegen.score_inputs import (
     judge_figures,
     judged,
@@ -38,7 +40,10 @@ MODELS = (
     "gan-conditional", "gan-unconditional",
 )  # fmt: skip
 COUNTED = {"autoencoder": "autoencoder", "dit": "dit", "gan": "gan-conditional/generator"}
-FOLDERS = ("data/faces", *(f"data/models/{name}" for name in MODELS), "eval/samples", "eval/edits")
+FOLDERS = (
+    "data/faces", *(f"data/models/{name}" for name in MODELS), "eval/samples", "eval/edits", "eval/identities",
+)  # fmt: skip
+VERIFICATION = "eval/verification.json"
 
 
 def run(stage: Stage) -> None:
@@ -83,11 +88,21 @@ def run(stage: Stage) -> None:
         resolution=test.resolution, num=p.score.num_reference, seed=p.base.seed, threads=threads,
         progress=stage.progress,
     )  # fmt: skip
+    condition = models / "recognizer-condition"
+    synthetic = identity_figures(
+        root / "eval/identities", train, Faces.open(root / "data/faces", "val"), test, judge, embedder,
+        condition=FaceEmbedder.load(condition, threads=threads) if available(condition) else None,
+        method=p.identities.method, quantile=p.identities.leakage_quantile, seed=p.base.seed, threads=threads,
+        progress=stage.progress,
+    )  # fmt: skip
+    verification = read_json(root / VERIFICATION)
     figures = found.figures | {
         "judge": judge_figures(accuracy),
         "recognizer": recognizer_figures(read_json(recognizer / "accuracy.json")),
         "edit": edits,
         "upscale": upscaling,
+        "identities": synthetic,
+        "verification": verification,
     }
     with stage.output("eval/plots") as folder:
         rows = chosen_rows(p.base.seed, "test", size=len(test), num=COLUMNS * ROWS)
@@ -96,6 +111,7 @@ def run(stage: Stage) -> None:
             samples={name: one.samples for name, one in answers.items()}, test=test.images(rows, threads=threads),
         )  # fmt: skip
         write_edit_plots(folder, edits)
+        write_identity_plots(folder, synthetic, verification)
         if strip is not None:
             write_upscaling(folder / "upscaling.png", strip)
         write_json(folder / "models.json", described(models, vae))

@@ -7,7 +7,7 @@ import pytest
 from facegen.config import load_params
 from facegen.profiles import MISSING, apply_values, changes_of, edited, list_profiles, parse_settings, read_profile
 
-NAMES = ["celeba", "faces", "tiny"]
+NAMES = ["casia", "celeba", "faces", "tiny", "uiface"]
 
 
 @pytest.fixture
@@ -54,6 +54,29 @@ def test_the_celeba_profile_is_the_full_network(root: Path, params_path: Path) -
         128,
     )
     assert params.autoencoder.source == "stabilityai/sd-vae-ft-mse"
+
+
+def test_the_casia_profile_is_the_full_network_for_people_without_attributes(root: Path, params_path: Path) -> None:
+    apply_values(read_profile(root / "profiles", "casia"), params_path)
+    params = load_params(params_path)
+    dit, verify, condition = params.dit, params.verify, params.recognizer.condition
+    assert (dit.patch_size, dit.hidden_size, dit.depth, dit.num_heads, dit.batch_size) == (2, 1024, 15, 16, 512)
+    assert (params.data.attributes, params.preprocess.crop, params.preprocess.resolution) == ("all", "full", 128)
+    assert dit.other_picture_share > 0 and dit.drop_components > 0, "identity is not that of the picture alone"
+    assert params.autoencoder.mode == "pretrained", "there is no judge a for a perceptual loss"
+    assert (verify.width, verify.depths, verify.embedding_size) == (64, (3, 4, 14, 3), condition.embedding_size)
+    shift, late = params.identities.time_shift, params.identities.late
+    assert shift * 0.5 / (1 + (shift - 1) * 0.5) == pytest.approx(late, abs=0.005), "half of the steps lie above late"
+
+
+def test_the_uiface_profile_trains_nothing_and_sweeps_on_the_grid(root: Path, params_path: Path) -> None:
+    values = read_profile(root / "profiles", "uiface")
+    assert {path.split(".")[0] for path in values} == {"identities"}
+    apply_values(values, params_path)
+    p = load_params(params_path).identities
+    assert p.time_shift == 1 and all(round(t * p.num_steps, 6).is_integer() for t in p.sweep), "between two steps"
+    assert p.fixed_time not in p.sweep and p.guidance_scale not in p.sweep_guidance, "a row would stand twice"
+    assert min(p.sweep) < p.late < p.early <= max(p.sweep)
 
 
 def test_nothing_but_the_named_values_changes(params_path: Path) -> None:

@@ -17,53 +17,29 @@ Diffusion, section 4.5 (concatenated mask and picture).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from facegen.attributes import ABSENT, PRESENT, UNKNOWN
+from facegen.models.positions import crop_positions, sincos_positions, timestep_embedding
+from facegen.models.sharing import Sharing, received_attention, shared_attention, tempered
 
 FREQUENCIES = 256  # sinusoids of the timestep embedding
 WHOLE_FACE = (0.5, 0.5, 1.0)  # centre x, centre y, side: the crop that shows all
-TIME_SCALE = 1000.0  # t in [0, 1] is embedded on the scale of the usual thousand steps
 
 
-def timestep_embedding(t: Tensor, *, dim: int, max_period: float = 10000.0) -> Tensor:
-    """Return sinusoids of t, float32 (B, dim): cosines, then sines (Vaswani et al.; t on the scale of 0 to 1000)."""
-    half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
-    angles = TIME_SCALE * t.float()[:, None] * frequencies  # (B, dim/2)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, dim)
+@dataclass
+class LatentDiTOutput(BaseOutput):
+    """What the network predicts, and what it was asked to tell beside it."""
 
-
-def sincos_positions(grid: int, dim: int) -> Tensor:
-    """Return fixed 2-D positions, float32 (grid * grid, dim): half the channels for the row, half for the column."""
-    steps = torch.arange(grid, dtype=torch.float64)[None]
-    return sincos_at(steps, steps, dim=dim)[0].float()  # (N, D)
-
-
-def sincos_at(rows: Tensor, columns: Tensor, *, dim: int) -> Tensor:
-    """Return the positions (B, R * C, dim) of the tokens at rows (B, R) and columns (B, C), whole or in between."""
-    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=rows.dtype, device=rows.device) / (dim // 4))  # (D/4,)
-    (B, R), C = rows.shape, columns.shape[1]
-    down, across = (
-        torch.cat([(x[..., None] * omega).sin(), (x[..., None] * omega).cos()], dim=2) for x in (rows, columns)
-    )
-    down, across = down[:, :, None].expand(B, R, C, -1), across[:, None].expand(B, R, C, -1)
-    return torch.cat([down, across], dim=3).reshape(B, R * C, dim)
-
-
-def crop_positions(crop: Tensor, *, grid: int, dim: int) -> Tensor:
-    """Return the positions (B, N, dim) of the tokens of crops (B, 3): where they lie on the grid of the whole face."""
-    middle = (torch.arange(grid, device=crop.device) + 0.5) / grid - 0.5  # of each token, from the crop's centre
-    columns, rows = (grid * (crop[:, axis, None] + crop[:, 2:] * middle) - 0.5 for axis in (0, 1))
-    return sincos_at(rows, columns, dim=dim)
+    sample: Tensor  # v, (B, C, H, W)
+    received: Tensor | None = None  # (M, B, N) attention that each token receives, in the blocks of `Sharing.mapped`
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -94,11 +70,15 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
         self.proj = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        B, N, D = x.shape
+    def forward(
+        self, x: Tensor, source: Tensor | None = None, share: float = 0.0, *, mapped: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens (B, N, D) and, if `mapped`, the attention (B, N) that each receives; see `sharing`."""
+        B, N, _ = x.shape
         q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, N, D/heads)
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(B, N, D))  # (B, N, D)
+        x = shared_attention(q, k, v, source=source, share=share)
+        x = self.proj(x.transpose(1, 2).flatten(2))  # (B, N, D)
+        return x, received_attention(q, k) if mapped else None
 
 
 class DiTBlock(nn.Module):
@@ -112,10 +92,14 @@ class DiTBlock(nn.Module):
         width = int(hidden_size * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(hidden_size, width), nn.GELU("tanh"), nn.Linear(width, hidden_size))
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        gamma1, beta1, gate1, gamma2, beta2, gate2 = modulation.unbind(dim=1)  # (B, 6, D) -> each (B, D)
-        x = torch.addcmul(x, gate1[:, None], self.attn(modulate(self.norm1(x), gamma1, beta1)))  # (B, N, D)
-        return torch.addcmul(x, gate2[:, None], self.mlp(modulate(self.norm2(x), gamma2, beta2)))  # (B, N, D)
+    def forward(
+        self, x: Tensor, modulation: Tensor, source: Tensor | None = None, share: float = 0.0, *, mapped: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens (B, N, D) and, if `mapped`, the attention (B, N) that each receives; modulation (B, 6, D)."""
+        gamma1, beta1, gate1, gamma2, beta2, gate2 = modulation.unbind(dim=1)  # each (B, D)
+        seen, received = self.attn(modulate(self.norm1(x), gamma1, beta1), source, share, mapped=mapped)
+        x = torch.addcmul(x, gate1[:, None], seen)
+        return torch.addcmul(x, gate2[:, None], self.mlp(modulate(self.norm2(x), gamma2, beta2))), received
 
 
 class LatentDiT(ModelMixin, ConfigMixin):
@@ -200,10 +184,12 @@ class LatentDiT(ModelMixin, ConfigMixin):
         identity: Tensor | None,
         identity_known: Tensor | None,
         crop: Tensor | None = None,
+        identity_dropped: Tensor | None = None,
     ) -> Tensor:
         """Return c (B, D) from t (B,), attributes (B, A) and, where the model has them, identity (B, E) and crop (B, 3).
 
-        A row without identity (None, or `identity_known` false) takes the learned empty identity.
+        A row without identity (None, or `identity_known` false) takes the learned empty identity, which no component
+        is ever dropped of.
         """
         dtype = self.final_linear.weight.dtype
         c = self.t_embedder(timestep_embedding(timestep, dim=FREQUENCIES).to(dtype))
@@ -216,6 +202,9 @@ class LatentDiT(ModelMixin, ConfigMixin):
             return c + self.identity_null
         scale = self.config.identity_dim**0.5  # a unit vector's entries are small: without it this layer learns slowly
         projected = self.identity_embedder(scale * identity)  # (B, D)
+        if identity_dropped is not None:  # the others make up for those that are dropped, row by row
+            kept = (~identity_dropped).to(projected.dtype)
+            projected = projected * kept / kept.mean(dim=1, keepdim=True).clamp(min=1 / kept.shape[1])
         if identity_known is not None:
             projected = torch.where(identity_known[:, None], projected, self.identity_null.to(projected.dtype))
         return c + projected
@@ -229,8 +218,10 @@ class LatentDiT(ModelMixin, ConfigMixin):
         identity_known: Tensor | None = None,
         context: Tensor | None = None,
         crop: Tensor | None = None,
+        identity_dropped: Tensor | None = None,
+        sharing: Sharing | None = None,
         return_dict: bool = True,  # noqa: FBT001 (as in every diffusers model)
-    ) -> Transformer2DModelOutput | tuple[Tensor]:
+    ) -> LatentDiTOutput | tuple[Tensor] | tuple[Tensor, Tensor | None]:
         """Predict the velocity.
 
         Args:
@@ -242,9 +233,12 @@ class LatentDiT(ModelMixin, ConfigMixin):
             context: of an inpainting model: (B, K, H, W), what is kept (1) and its latents; None is all zeros.
             crop: of an inpainting model: (B, 3), centre x, centre y and side of the square that is shown, in shares of
                 the whole face; None is the whole face.
+            identity_dropped: (B, D) bool, for training: components of the projected identity that are left out, the
+                others being raised to make up for them (contextual partial dropout; Boutros et al., IDiff-Face).
+            sharing: attention that rows take from other rows, and what is to be told of it; None is neither.
 
         Returns:
-            Transformer2DModelOutput with `sample` = v, (B, C, H, W); a tuple if `return_dict` is False.
+            LatentDiTOutput with `sample` = v, (B, C, H, W); a tuple if `return_dict` is False.
 
         Raises:
             ValueError: if a shape does not fit the model, or it is given a condition that it does not have.
@@ -253,18 +247,30 @@ class LatentDiT(ModelMixin, ConfigMixin):
         self._check_context(hidden_states, context, crop)
         B = hidden_states.shape[0]
         D, L = self.config.hidden_size, self.config.depth
-        c = self.condition(timestep, attributes, identity, identity_known, crop)  # (B, D)
+        c = self.condition(timestep, attributes, identity, identity_known, crop, identity_dropped)  # (B, D)
         modulation = self.adaLN_modulation(c).view(B, 6 * L + 2, D)  # one product for all blocks
+        if sharing is not None:
+            modulation = torch.cat([tempered(modulation[:, :-2], sharing), modulation[:, -2:]], dim=1)
         patches = self.x_embedder(hidden_states)  # (B, D, H/p, W/p)
         if context is not None:
             patches = patches + self.context_embedder(context)
         positions = self.positions if crop is None else crop_positions(crop, grid=self.grid, dim=D)
         x = patches.flatten(2).transpose(1, 2) + positions  # (B, N, D)
+        received: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            x = block(x, modulation[:, 6 * index : 6 * index + 6])  # (B, N, D)
+            share = sharing.share if sharing is not None and index in sharing.blocks else 0.0
+            mapped = sharing is not None and index in sharing.mapped
+            x, told = block(
+                x, modulation[:, 6 * index : 6 * index + 6], None if sharing is None else sharing.source, share,
+                mapped=mapped,
+            )  # fmt: skip
+            received += [told] if mapped else []
         x = self.final_linear(modulate(self.final_norm(x), modulation[:, -2], modulation[:, -1]))  # (B, N, p*p*C)
         v = self.unpatchify(x)  # (B, C, H, W)
-        return Transformer2DModelOutput(sample=v) if return_dict else (v,)
+        maps = torch.stack(received) if received else None  # (M, B, N)
+        if return_dict:
+            return LatentDiTOutput(sample=v, received=maps)
+        return (v,) if sharing is None else (v, maps)
 
     def unpatchify(self, x: Tensor) -> Tensor:
         """Return latents (B, C, H, W) of token outputs (B, N, p*p*C)."""

@@ -21,6 +21,7 @@ from facegen.models.dit import LatentDiT, check_states, training_flops
 from facegen.rng import torch_generator
 from facegen.train.ema import PowerEMA
 from facegen.train.loop import Logs, Phase, adamw, epoch_indices, warmup_linear_decay
+from facegen.train.partners import Partners, drop_components
 
 TIME_BINS = 10
 
@@ -35,6 +36,7 @@ class LatentSet:
     channel_mean: Tensor  # (C,) of the training latents
     channel_std: Tensor  # (C,)
     embedding: Tensor | None  # (S, E) float32 unit vectors; None: there is no recogniser
+    identity: Tensor  # (S,) int64, -1 where unknown
 
     @classmethod
     def from_arrays(
@@ -47,8 +49,9 @@ class LatentSet:
         channel_std: Sequence[float],
         device: torch.device,
         embedding: np.ndarray | None = None,
+        identity: np.ndarray | None = None,
     ) -> LatentSet:
-        """Copy arrays of the stated shapes to `device`.
+        """Copy arrays of the stated shapes to `device`; without `identity` (S,) nobody is known.
 
         Raises:
             ValueError: if the shapes disagree, a state is not -1, 0 or 1, a standard deviation is not positive, or an
@@ -64,12 +67,23 @@ class LatentSet:
             raise ValueError(f"embeddings of shape {embedding.shape} do not fit {len(mean)} latents")
         if embedding is not None and not np.isfinite(embedding).all():
             raise ValueError("an embedding holds NaN or infinity: the recogniser is broken")
+        people = np.full(len(mean), -1) if identity is None else identity
+        if people.shape != (len(mean),):
+            raise ValueError(f"identity of shape {people.shape} does not fit {len(mean)} latents")
         states = torch.from_numpy(np.array(attributes, dtype=np.int8))
         check_states(states)
         moments = [torch.from_numpy(np.array(a, dtype=np.float16)).to(device) for a in (mean, logvar)]
         scale = [torch.tensor(list(v), dtype=torch.float32, device=device) for v in (channel_mean, channel_std)]
         faces = None if embedding is None else torch.from_numpy(np.array(embedding, dtype=np.float32)).to(device)
-        return cls(moments[0], moments[1], states.to(device), scale[0], scale[1], faces)
+        return cls(
+            moments[0],
+            moments[1],
+            states.to(device),
+            scale[0],
+            scale[1],
+            faces,
+            torch.from_numpy(np.array(people, dtype=np.int64)).to(device),
+        )
 
     def __len__(self) -> int:
         return self.mean.shape[0]
@@ -94,6 +108,7 @@ class FlowBatch:
     target: Tensor  # (B, C, H, W)
     identity: Tensor | None  # (B, E)
     identity_known: Tensor | None  # (B,) bool, after dropout
+    identity_dropped: Tensor | None  # (B, D) bool, components that are left out
 
 
 def drop_attributes(attributes: Tensor, *, drop_all: float, drop_some: float, generator: torch.Generator) -> Tensor:
@@ -131,6 +146,9 @@ class DiTRecipe:
     drop_all: float
     drop_some: float
     drop_identity: float
+    drop_components: float
+    other_picture_share: float
+    other_mean_share: float
     ema_sigma_rel: tuple[float, ...]
 
 
@@ -138,7 +156,7 @@ class DiTLearner:
     """Flow matching on a resident latent set (a `facegen.train.loop.Learner`)."""
 
     def __init__(self, model: LatentDiT, data: LatentSet, recipe: DiTRecipe) -> None:
-        self.data, self.recipe = data, recipe
+        self.data, self.recipe, self.hidden_size = data, recipe, int(model.config.hidden_size)
         self.models: dict[str, nn.Module] = {"dit": model}
         optimizer = adamw(
             model, learning_rate=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
@@ -146,6 +164,8 @@ class DiTLearner:
         self.phases = [Phase("dit", model, optimizer, recipe.grad_clip, self.loss)]
         self.ema = PowerEMA(model, sigma_rels=recipe.ema_sigma_rel)
         self.flops_per_image = training_flops(model)
+        self.partners = Partners(data.identity)
+        self.mean_of_others = None if data.embedding is None else self.partners.mean_of_others(data.embedding)
 
     def learning_rate(self, images_seen: int) -> float:
         r = self.recipe
@@ -171,16 +191,28 @@ class DiTLearner:
         eps = torch.randn(x0.shape, generator=generator, device=device)
         t = sample_times(batch_size, mean=r.time_mean, std=r.time_std, generator=generator, device=device)
         attributes = drop_attributes(attributes, drop_all=r.drop_all, drop_some=r.drop_some, generator=generator)
-        identity, known = None, None
-        if self.data.embedding is not None:  # the last draw: all others are the same with and without identities
-            identity = self.data.embedding[indices]
+        identity, known, dropped = None, None, None
+        if (
+            self.data.embedding is not None and self.mean_of_others is not None
+        ):  # the last draws: all others are the same with and without identities
             known = torch.rand(batch_size, generator=generator, device=device) >= r.drop_identity
+            source = torch.rand(batch_size, 1, generator=generator, device=device)
+            other = self.data.embedding[self.partners.draw(indices, generator)]
+            identity = torch.where(source < r.other_picture_share, other, self.data.embedding[indices])
+            identity = torch.where(source > 1 - r.other_mean_share, self.mean_of_others[indices], identity)
+            dropped = drop_components((batch_size, self.hidden_size), rate=r.drop_components, generator=generator)
         x_t, target = interpolate(x0, eps, t, path=r.path), velocity(x0, eps, t, path=r.path)
-        return FlowBatch(x_t, t, attributes, target, identity, known)
+        return FlowBatch(x_t, t, attributes, target, identity, known, dropped)
 
     def loss(self, module: nn.Module, batch: FlowBatch) -> tuple[Tensor, Logs]:
         predicted = module(
-            batch.x_t, batch.t, batch.attributes, batch.identity, batch.identity_known, return_dict=False
+            batch.x_t,
+            batch.t,
+            batch.attributes,
+            batch.identity,
+            batch.identity_known,
+            identity_dropped=batch.identity_dropped,
+            return_dict=False,
         )[0]
         mse, rough = velocity_loss(predicted, batch.target)
         loss = mse.mean() + self.recipe.laplacian_weight * rough.mean()
@@ -203,7 +235,8 @@ def validation_mse(
     """Return the mean velocity error over a set, at the same times and noise whenever it is asked.
 
     Args:
-        with_identity: give the model each picture's own embedding instead of the empty identity.
+        with_identity: give the model an embedding of another picture of the same person (of the picture itself, where it
+            is the only one) instead of the empty identity.
 
     Raises:
         ValueError: if there are no embeddings to give.
@@ -219,7 +252,9 @@ def validation_mse(
         t = sample_times(
             len(x0), mean=recipe.time_mean, std=recipe.time_std, generator=generator, device=data.mean.device
         )
-        identity = data.embedding[indices] if with_identity and data.embedding is not None else None
+        identity = None
+        if with_identity and data.embedding is not None:
+            identity = data.embedding[Partners(data.identity).draw(indices, generator)]
         v = model(interpolate(x0, eps, t, path=recipe.path), t, attributes, identity, return_dict=False)[0]
         mse, _ = velocity_loss(v, velocity(x0, eps, t, path=recipe.path))
         total += mse.double().sum()

@@ -29,6 +29,7 @@ from facegen.train.dit import drop_attributes
 from facegen.train.ema import PowerEMA
 from facegen.train.faces import FaceOrder, FaceSet
 from facegen.train.loop import Logs, Phase, adamw, warmup_linear_decay
+from facegen.train.partners import Partners
 
 ZOOM_CANDIDATES = 3  # masks drawn for a row that is to be enlarged, of which the smallest is taken
 ZOOM_MARGIN = (1.2, 2.5)  # side of a part that is shown, in sides of the mask's bounding square
@@ -122,30 +123,6 @@ def zoomed(images: Tensor, crop: Tensor) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-class Partners:
-    """Other pictures of the same person: an embedding of one tells who it is, and not what is hidden in this picture."""
-
-    def __init__(self, identity: np.ndarray) -> None:
-        """
-        Args:
-            identity: (S,) integers, -1 where unknown.
-        """
-        self.order = np.argsort(identity, kind="stable")
-        _, of_row, counts = np.unique(identity, return_inverse=True, return_counts=True)
-        self.count = np.where(identity < 0, 1, counts[of_row])  # (S,)
-        self.start = (np.cumsum(counts) - counts)[of_row]
-        self.rank = np.empty(len(identity), np.int64)  # of each row among its person's
-        self.rank[self.order] = np.arange(len(identity)) - self.start[self.order]
-
-    def draw(self, indices: Tensor, *, seed: int, position: int) -> Tensor:
-        """Return a row (B,) of the same person for each of these rows: another one, if there is one."""
-        rows = indices.numpy()
-        rng = numpy_generator(seed, "inpainter partners", position)
-        step = 1 + rng.integers(0, np.maximum(self.count[rows] - 1, 1))
-        other = self.order[self.start[rows] + (self.rank[rows] + step) % np.maximum(self.count[rows], 1)]
-        return torch.from_numpy(np.where(self.count[rows] > 1, other, rows))
-
-
 class InpainterLearner:
     """Flow matching of the greyed part, on pictures that live on the device (a `facegen.train.loop.Learner`)."""
 
@@ -178,7 +155,7 @@ class InpainterLearner:
         self.config = model.config
         self.embedding = None if embedding is None else torch.from_numpy(np.array(embedding, np.float32))
         self.latents = torch.from_numpy(np.array(latents, np.float16)).to(faces.device)
-        self.partners = Partners(faces.faces.identity)
+        self.partners = Partners(torch.from_numpy(np.array(faces.faces.identity, np.int64)))
         self.order = FaceOrder(size=len(faces), seed=recipe.seed, purpose="inpainter")
         self.models: dict[str, nn.Module] = {"inpainter": model}
         optimizer = adamw(model, learning_rate=recipe.learning_rate, betas=recipe.betas, weight_decay=0.0)
@@ -210,7 +187,8 @@ class InpainterLearner:
         )
         identity, known = None, None
         if self.embedding is not None:
-            identity = self.embedding[self.partners.draw(indices, seed=r.seed, position=images_seen)].to(device)
+            of_person = torch_generator(r.seed, "inpainter partners", images_seen)
+            identity = self.embedding[self.partners.draw(indices, of_person)].to(device)
             known = torch.rand(batch_size, generator=generator, device=device) >= r.drop_identity
         weight = 1 + (r.mask_weight - 1) * (1 - context[:, :1])
         return InpaintBatch(

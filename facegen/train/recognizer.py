@@ -1,14 +1,17 @@
 """Training a face recogniser: telling the people of the train split apart, with a margin between them.
 
 Half of the pictures are aligned by their own landmarks and half by the mean ones, since a generated picture has none of
-its own: the recogniser has to serve both. Shapes: S pictures of known people, B batch, E embedding, P people.
+its own: the recogniser has to serve both. `UnmarkedPictures` are those where none has its own. Shapes: S pictures of
+known people, B batch, H W size, E embedding, P people.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from facegen.data.align import recognizer_crops, recognizer_matrices
 from facegen.models.recognizer import INPUT_SIZE, FaceRecognizer
 from facegen.rng import torch_generator
 from facegen.train.ema import PowerEMA
-from facegen.train.faces import FaceOrder, FaceSet
+from facegen.train.faces import RESIDENT_BYTES, FaceOrder
 from facegen.train.loop import Logs, Phase, adamw, warmup_linear_decay
 
 Margin = Literal["arcface", "cosface"]
@@ -47,6 +50,93 @@ class RecognizerRecipe:
     total_images: int
     learning_rate: float
     weight_decay: float
+
+
+class Labels(Protocol):
+    """Whose pictures they are, and where the faces lie in them."""
+
+    @property
+    def identity(self) -> np.ndarray:
+        """(S,) people, negative where unknown."""
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """(S, 5, 2) px."""
+
+    @property
+    def resolution(self) -> int:
+        """Side of the pictures, px."""
+
+
+class TrainingPictures(Protocol):
+    """What a recogniser learns from: `facegen.train.faces.FaceSet`, or `UnmarkedPictures`."""
+
+    @property
+    def faces(self) -> Labels:
+        """The labels of all rows."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pictures are wanted."""
+
+    def images(self, indices: Tensor, mirrored: Tensor) -> Tensor:
+        """Return the rows of `indices` (B,), as float32 (B, 3, H, W) in [-1, 1]; which are mirrored, bool (B,)."""
+
+
+class PicturesOfPeople(Protocol):
+    """A split of faces (`facegen.data.shards.Faces`), or synthetic people (`facegen.data.people_set.PeopleSet`)."""
+
+    @property
+    def identity(self) -> np.ndarray:
+        """(N,) people."""
+
+    @property
+    def resolution(self) -> int:
+        """Side of the pictures, px."""
+
+    def images(self, rows: Sequence[int] | np.ndarray, /, *, threads: int) -> np.ndarray:
+        """Return pictures, uint8 (B, H, W, 3)."""
+
+
+@dataclass(frozen=True)
+class MeanLabels:
+    """Labels (see `Labels`) of pictures that have no landmarks of their own: the mean ones stand in for all."""
+
+    identity: np.ndarray
+    landmarks: np.ndarray
+    resolution: int
+
+
+class UnmarkedPictures:
+    """Pictures of people framed as the faces are, but without landmarks of their own: every one has the mean ones."""
+
+    def __init__(
+        self, source: PicturesOfPeople, rows: np.ndarray, *, mean: np.ndarray, device: torch.device, threads: int
+    ) -> None:
+        """
+        Args:
+            source: where the pictures are.
+            rows: (S,) row numbers: those that are trained on.
+            mean: (5, 2) landmarks, fractions of the side, as `mean_landmarks` returns them.
+            device: where batches are wanted.
+            threads: how many PNGs are decoded at once.
+        """
+        self.source, self.rows, self.device, self.threads = source, rows, device, threads
+        landmarks = np.broadcast_to(mean * source.resolution - 0.5, (len(rows), 5, 2))
+        self.faces = MeanLabels(source.identity[rows], landmarks, source.resolution)
+        self.resident: Tensor | None = None
+        if len(rows) * 3 * source.resolution**2 <= RESIDENT_BYTES:
+            self.resident = torch.from_numpy(source.images(rows, threads=threads)).to(device)
+
+    def images(self, indices: Tensor, mirrored: Tensor) -> Tensor:
+        """As `TrainingPictures.images`."""
+        if self.resident is None:
+            pixels = torch.from_numpy(self.source.images(self.rows[indices.numpy()], threads=self.threads))
+            pixels = pixels.to(self.device)
+        else:
+            pixels = self.resident[indices.to(self.device)]  # (B, H, W, 3)
+        pixels = torch.where(mirrored.to(self.device)[:, None, None, None], pixels.flip(2), pixels)
+        return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def arcface(cosines: Tensor, margin: float) -> Tensor:
@@ -99,7 +189,7 @@ class MarginClassifier(nn.Module):
 class RecognizerLearner:
     """Classification of people with a margin (a `facegen.train.loop.Learner`)."""
 
-    def __init__(self, recognizer: FaceRecognizer, data: FaceSet, recipe: RecognizerRecipe) -> None:
+    def __init__(self, recognizer: FaceRecognizer, data: TrainingPictures, recipe: RecognizerRecipe) -> None:
         """
         Raises:
             ValueError: if the split knows fewer than two people, or a picture's landmarks coincide.
@@ -168,6 +258,35 @@ def known_people(identity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(names) < 2:
         raise ValueError(f"the pictures name {len(names)} people; a recogniser needs at least 2 to tell apart")
     return rows, people.astype(np.int64)
+
+
+def as_many_pictures(identity: np.ndarray, counts: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+    """Return rows that hold as many pictures of as many people, drawn at random; rising.
+
+    Where no person is left that has enough pictures, the one with most stands in; where no person is left at all, there
+    are fewer people.
+
+    Args:
+        identity: (N,) people, negative where unknown (left out).
+        counts: (K,) pictures of each of the people that are wanted.
+    """
+    order = np.argsort(identity, kind="stable")
+    order = order[identity[order] >= 0]
+    starts = np.unique(identity[order], return_index=True)[1]
+    groups = np.split(order, starts[1:]) if len(order) else []
+    rank = rng.permutation(len(groups)).tolist()
+    by_size = sorted(range(len(groups)), key=lambda person: (-len(groups[person]), rank[person]))
+    enough: list[tuple[int, int]] = []  # (rank, person), of all that have as many pictures as are now wanted
+    taken, chosen = 0, [np.empty(0, dtype=np.int64)]
+    for count in sorted(counts.tolist(), reverse=True):
+        while taken < len(by_size) and (len(groups[by_size[taken]]) >= count or not enough):
+            heapq.heappush(enough, (rank[by_size[taken]], by_size[taken]))
+            taken += 1
+        if not enough:
+            break
+        rows = groups[heapq.heappop(enough)[1]]
+        chosen.append(rows[rng.permutation(len(rows))[:count]])
+    return np.sort(np.concatenate(chosen))
 
 
 def mean_landmarks(landmarks: np.ndarray, *, resolution: int) -> np.ndarray:  # (S, 5, 2) px -> (5, 2)

@@ -3,16 +3,8 @@
 import pytest
 import torch
 
-from facegen.models.dit import (
-    LatentDiT,
-    crop_code,
-    crop_positions,
-    inpainting_model,
-    sincos_at,
-    sincos_positions,
-    timestep_embedding,
-    training_flops,
-)
+from facegen.models.dit import LatentDiT, LatentDiTOutput, crop_code, inpainting_model, training_flops
+from facegen.models.positions import crop_positions, sincos_at, sincos_positions, timestep_embedding
 from facegen.rng import torch_generator
 
 NAMES = [f"attribute_{i}" for i in range(12)]
@@ -96,14 +88,15 @@ def test_three_states_of_each_attribute_give_three_outputs():
 
 
 def test_time_is_embedded_finely():
-    near = timestep_embedding(torch.tensor([0.5, 0.501]), dim=256)
-    assert (near[0] - near[1]).abs().max() > 0.5
+    near = timestep_embedding(torch.tensor([0.5, 0.501, 0.52]), dim=256)
+    assert 0.05 < (near[0] - near[1]).abs().max() < 0.5
+    assert (near[0] * near[2]).sum() / near[0].square().sum() > 0.9  # a fiftieth of the way: no turn of the fastest
     assert timestep_embedding(torch.tensor([0.0]), dim=256)[0, :128].eq(1).all()
 
 
 def test_identity_condition_has_a_learned_empty_state():
     model = tiny(identity_dim=6)
-    for i, parameter in enumerate((model.identity_null, model.identity_embedder.weight)):
+    for i, parameter in enumerate((model.identity_null, *model.identity_embedder.parameters())):
         torch.nn.init.normal_(parameter, generator=torch_generator(3, "identity", i))
     x, t, y = inputs()
     e = torch.nn.functional.normalize(torch.randn(3, 6, generator=torch_generator(4, "e")), dim=1)
@@ -125,6 +118,58 @@ def test_identity_begins_without_influence_and_takes_no_draw_from_the_others():
     with_identity(x, t, y, identity=e, identity_known=torch.tensor([True, True, False])).sample.sum().backward()
     for parameter in (*with_identity.identity_embedder.parameters(), with_identity.identity_null):
         assert parameter.grad.abs().max() > 0
+
+
+def person(model, e, **options):
+    """What the identity alone adds to the condition, (B, D)."""
+    t, y = torch.zeros(len(e)), torch.zeros(len(e), 12, dtype=torch.int64)
+    none = model.condition(t, y, None, None) - model.identity_null
+    return model.condition(t, y, e, options.pop("known", None), **options) - none
+
+
+def awake_person():
+    model = tiny(identity_dim=6)
+    for i, parameter in enumerate((model.identity_null, *model.identity_embedder.parameters())):
+        torch.nn.init.normal_(parameter, generator=torch_generator(3, "identity", i))
+    e = torch.nn.functional.normalize(torch.randn(4, 6, generator=torch_generator(4, "e")), dim=1)
+    return model.requires_grad_(False), e
+
+
+def test_the_identity_layer_sees_components_of_unit_variance():
+    model, e = awake_person()
+    layer = model.identity_embedder
+    torch.testing.assert_close(person(model, e), 6**0.5 * e @ layer.weight.T + layer.bias, atol=1e-4, rtol=1e-4)
+
+
+def test_8_components_that_are_dropped_are_zero_and_the_others_make_up_for_them_row_by_row():
+    model, e = awake_person()
+    whole = person(model, e)
+    dropped = torch.zeros(4, 32, dtype=torch.bool)
+    dropped[0, :8] = True  # a quarter
+    dropped[1, 5] = True
+    dropped[2] = True  # all
+    found = person(model, e, identity_dropped=dropped)
+    torch.testing.assert_close(found[0, 8:], whole[0, 8:] / 0.75, atol=1e-4, rtol=1e-4)
+    assert found[0, :8].abs().max() < 1e-4 and found[1, 5].abs() < 1e-4 and found[2].abs().max() < 1e-4
+    torch.testing.assert_close(found[3], whole[3], atol=1e-4, rtol=1e-4)
+    none = person(model, e, identity_dropped=torch.zeros(4, 32, dtype=torch.bool))
+    torch.testing.assert_close(none, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_8_no_component_of_the_empty_identity_is_ever_dropped():
+    model, e = awake_person()
+    dropped, known = torch.ones(4, 32, dtype=torch.bool), torch.tensor([False, True, False, False])
+    found = person(model, e, known=known, identity_dropped=dropped)
+    torch.testing.assert_close(found[[0, 2, 3]], model.identity_null.expand(3, -1), atol=1e-4, rtol=1e-4)
+    assert found[1].abs().max() < 1e-4
+
+
+def test_the_output_says_what_it_is():
+    model, (x, t, y) = tiny(), inputs()
+    out = model(x, t, y)
+    assert isinstance(out, LatentDiTOutput) and out.received is None and torch.equal(out[0], out.sample)
+    (alone,) = model(x, t, y, return_dict=False)
+    assert torch.equal(alone, out.sample)
 
 
 def test_a_model_without_attributes_works(tmp_path):

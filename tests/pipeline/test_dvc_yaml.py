@@ -88,7 +88,17 @@ def parameters_read(source: str, values: dict[str, Any], item: str | None) -> se
             read.add(existing_part(parameter_path(node, aliases, item) or "", values))
             if isinstance(node.value, ast.Name) and node.value.id == "stage" and node.attr == "dtype":
                 read.add("base.precision")
+        if isinstance(node, ast.Call) and parameter_path(node, aliases, item) is None:
+            for given in [*node.args, *(keyword.value for keyword in node.keywords)]:
+                if isinstance(given, ast.Attribute):  # a section given away whole: all of it may be read
+                    read |= leaves_below(parameter_path(given, aliases, item), values)
     return {path for path in read if "." in path and not any(other.startswith(path + ".") for other in read)}
+
+
+def leaves_below(path: str | None, values: dict[str, Any]) -> set[str]:
+    """The leaves of a top section of params.yaml; none for anything else."""
+    section = values.get(path or "")
+    return {f"{path}.{name}" for name in section} if isinstance(section, dict) else set()
 
 
 def existing_part(path: str, values: dict[str, Any]) -> str:
@@ -132,12 +142,14 @@ def test_the_reader_of_parameters_sees_them() -> None:
             q.base.seed, p.depth, f.path, stage.params.machine.threads, stage.dtype
             x = getattr(stage.params.judge, str(stage.item))
             x.width, x.batch_size.bit_length
+            trained(stage, stage.params.verify, name=q.base.seed)
     """
     values = {"dit": {"depth": 8}, "flow": {"path": ""}, "base": {"seed": 0}, "machine": {"threads": 1}}
     values["judge"] = {"a": {"width": 1, "batch_size": 1}}
+    values["verify"] = {"scale": 1.0, "depths": [1]}
     read = parameters_read(textwrap.dedent(source), values, "a")
     expected = {"base.seed", "dit.depth", "flow.path", "machine.threads", "base.precision", "judge.a.width"}
-    assert read == expected | {"judge.a.batch_size"}
+    assert read == expected | {"judge.a.batch_size", "verify.scale", "verify.depths"}
     assert "dit.deph" in parameters_read("stage.params.dit.deph", values, None)  # a misspelt name is not overlooked
 
 

@@ -32,7 +32,8 @@ class FakeStage:
         p = dict(
             patch_size=2, hidden_size=16, depth=1, num_heads=2, mlp_ratio=2.0, total_images=200, batch_size=16,
             learning_rate=3e-3, warmup_images=32, decay_fraction=0.25, betas=(0.9, 0.95), weight_decay=0.0,
-            grad_clip=1.0, drop_all=0.1, drop_some=0.3, drop_identity=0.5, ema_sigma_rel=(0.05, 0.10),
+            grad_clip=1.0, drop_all=0.1, drop_some=0.3, drop_identity=0.5, drop_components=0.25,
+            other_picture_share=0.5, other_mean_share=0.25, ema_sigma_rel=(0.05, 0.10),
             ema_release=0.10, log_images=48, checkpoint_images=64, checkpoint_minutes=1e9, grid_images=80,
             grid_steps=2, num_snapshots=4,
         )  # fmt: skip

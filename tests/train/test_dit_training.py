@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 NAMES = ["Left", "Bright"]
 
 
-def latent_set(num=256, embedding=None):
+def latent_set(num=256, embedding=None, identity=None):
     """Latents whose attributes are visible: Bright shifts channel 0 by 2, Left lights the left half of channel 1."""
     g = np.random.default_rng(0)
     attributes = g.integers(0, 2, (num, 2)).astype(np.int8)
@@ -25,26 +25,28 @@ def latent_set(num=256, embedding=None):
     mean[:, :, 1, :, :2] += 2.0 * attributes[:, None, 0, None, None] - 1
     logvar = np.full_like(mean, -8.0)
     return LatentSet.from_arrays(
-        mean, logvar, attributes, channel_mean=[0.0, 0.0], channel_std=[1.0, 1.0], device=CPU, embedding=embedding
-    )
+        mean, logvar, attributes, channel_mean=[0.0, 0.0], channel_std=[1.0, 1.0], device=CPU, embedding=embedding,
+        identity=identity,
+    )  # fmt: skip
 
 
 def recipe(**changes):
     values = dict(
         seed=0, path="linear", time_mean=-0.5, time_std=1.0, laplacian_weight=0.1, total_images=12800,
         learning_rate=3e-3, warmup_images=640, decay_fraction=0.25, betas=(0.9, 0.95), weight_decay=0.0,
-        grad_clip=1.0, drop_all=0.1, drop_some=0.3, drop_identity=0.5, ema_sigma_rel=(0.05, 0.10),
+        grad_clip=1.0, drop_all=0.1, drop_some=0.3, drop_identity=0.5, drop_components=0.25,
+            other_picture_share=0.5, other_mean_share=0.25, ema_sigma_rel=(0.05, 0.10),
     )  # fmt: skip
     return DiTRecipe(**{**values, **changes})
 
 
-def learner(*, embedding=None, identity_dim=None, **changes):
+def learner(*, embedding=None, identity=None, identity_dim=None, **changes):
     model = LatentDiT(
         sample_size=4, in_channels=2, patch_size=2, hidden_size=32, depth=2, num_heads=2, mlp_ratio=2.0,
         attribute_names=NAMES, latent_mean=[0.0, 0.0], latent_std=[1.0, 1.0], identity_dim=identity_dim,
     )  # fmt: skip
     model.initialize_weights(torch_generator(0, "weights"))
-    return DiTLearner(model, latent_set(embedding=embedding), recipe(**changes))
+    return DiTLearner(model, latent_set(embedding=embedding, identity=identity), recipe(**changes))
 
 
 def embeddings(num=256, dim=6):
@@ -62,8 +64,8 @@ def run(learner, scratch, total, **changes):
 
 
 def test_it_learns_to_do_what_the_attributes_ask(tmp_path):
-    trained = learner()
-    run(trained, tmp_path / "s", 12800)
+    trained = learner(total_images=19200)
+    run(trained, tmp_path / "s", 19200)
     model = averaged_copy(trained.models["dit"], trained.ema, 0.10)
     states = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]).repeat_interleave(16, dim=0)
     noise = torch.randn(64, 2, 4, 4, generator=torch_generator(5, "noise"))
@@ -88,14 +90,14 @@ def test_golden_loss_trace(tmp_path):
 GOLDEN = [
     1.9662743,
     1.9629124,
-    1.8518509,
-    1.9656523,
-    1.8709418,
-    1.7461470,
-    1.8569037,
-    1.8054336,
-    1.7378583,
-    1.6046671,
+    1.8518488,
+    1.9655629,
+    1.8704884,
+    1.7444882,
+    1.8517528,
+    1.7941176,
+    1.7161607,
+    1.5706035,
 ]
 
 
@@ -167,7 +169,10 @@ def test_with_embeddings_every_other_draw_is_the_same():
 
 
 def test_identities_are_those_of_the_pictures_and_are_dropped_by_themselves():
-    marked = learner(embedding=embeddings(), identity_dim=6, drop_identity=0.3, drop_all=0.5, drop_some=0.0)
+    marked = learner(
+        embedding=embeddings(), identity_dim=6, drop_identity=0.3, drop_all=0.5, drop_some=0.0, other_picture_share=0.0,
+        other_mean_share=0.0,
+    )  # fmt: skip
     batches = [marked.batch(i * 256, 256) for i in range(40)]
     indices = marked._permutation(0)
     assert torch.equal(batches[0].identity, torch.from_numpy(embeddings())[indices])
@@ -178,6 +183,52 @@ def test_identities_are_those_of_the_pictures_and_are_dropped_by_themselves():
     never = learner(embedding=embeddings(), identity_dim=6, drop_identity=0.0).batch(0, 256).identity_known
     always = learner(embedding=embeddings(), identity_dim=6, drop_identity=1.0).batch(0, 256).identity_known
     assert never.all() and not always.any()
+
+
+def test_a_share_of_the_embeddings_is_of_another_picture_of_the_person():
+    people = np.arange(256) // 4
+    for share in (0.0, 0.3, 1.0):
+        marked = learner(
+            embedding=embeddings(), identity=people, identity_dim=6, other_picture_share=share, other_mean_share=0.0
+        )
+        rows = marked._permutation(0)
+        told = marked.batch(0, 256).identity
+        table = torch.from_numpy(embeddings())
+        told_by = torch.cdist(told, table).argmin(dim=1)
+        assert (told_by // 4 == rows // 4).all()  # of the same person
+        assert float((told_by != rows).float().mean()) == pytest.approx(share, abs=0.09)
+
+
+def test_a_share_of_the_embeddings_is_the_mean_of_the_persons_other_pictures():
+    people = np.arange(256) // 4
+    marked = learner(
+        embedding=embeddings(), identity=people, identity_dim=6, other_picture_share=0.0, other_mean_share=0.6
+    )
+    rows = marked._permutation(0)
+    own = torch.from_numpy(embeddings())
+    sums = own.view(64, 4, 6).sum(dim=1).repeat_interleave(4, dim=0) - own
+    others = sums / sums.norm(dim=1, keepdim=True)
+    told = marked.batch(0, 256).identity
+    by_mean = torch.isclose(told, others[rows], atol=1e-5).all(dim=1)
+    assert (by_mean | torch.isclose(told, own[rows], atol=1e-6).all(dim=1)).all()
+    assert float(by_mean.float().mean()) == pytest.approx(0.6, abs=0.09)
+
+
+def test_components_of_the_identity_are_dropped_in_training_only():
+    marked = learner(embedding=embeddings(), identity_dim=6, drop_components=0.2)
+    batch = marked.batch(0, 256)
+    assert batch.identity_dropped.shape == (256, 32)
+    assert float(batch.identity_dropped.float().mean()) == pytest.approx(0.2, abs=0.02)
+    seen = []
+    model = marked.models["dit"]
+    handle = model.register_forward_pre_hook(
+        lambda _, __, kw: seen.append(kw.get("identity_dropped")), with_kwargs=True
+    )
+    marked.loss(model, batch)
+    validation_mse(model, marked.data, marked.recipe, batch_size=128, with_identity=True)
+    handle.remove()
+    assert torch.equal(seen[0], batch.identity_dropped)
+    assert seen[1:] == [None, None]
 
 
 def test_dropping_every_identity_is_training_without_identities(tmp_path):
@@ -224,7 +275,10 @@ def test_the_error_with_identities_is_lower_where_they_tell_the_picture(tmp_path
     assert empty == validation_mse(model, latent_set(), trained.recipe, batch_size=64)
     given = validation_mse(model, data, trained.recipe, batch_size=64, with_identity=True)
     assert given < empty
-    wrong = LatentSet(data.mean, data.logvar, data.attributes, data.channel_mean, data.channel_std, -data.embedding)
+    wrong = LatentSet(
+        data.mean, data.logvar, data.attributes, data.channel_mean, data.channel_std, -data.embedding,
+        data.identity,
+    )  # fmt: skip
     assert validation_mse(model, wrong, trained.recipe, batch_size=64, with_identity=True) > given
     with pytest.raises(ValueError, match="no embeddings"):
         validation_mse(model, latent_set(), trained.recipe, batch_size=64, with_identity=True)

@@ -20,7 +20,6 @@ from facegen.train.faces import FaceSet
 from facegen.train.inpainter import (
     InpainterLearner,
     InpainterRecipe,
-    Partners,
     bounding_squares,
     shown_parts,
     validation_mse,
@@ -168,18 +167,6 @@ def test_squares_hold_their_masks():
         assert ys.max() + 1 <= bottom * SIZE + 1e-6
     with pytest.raises(ValueError, match="mask 1 is empty"):
         bounding_squares(np.stack([masks[0], np.zeros((SIZE, SIZE), bool)]))
-
-
-def test_partners_are_other_pictures_of_the_same_person():
-    identity = np.array([4, 7, 4, -1, 9, 4, 7, -1])
-    partners, rows = Partners(identity), torch.arange(8).repeat(40)
-    drawn = partners.draw(rows, seed=0, position=0)
-    assert (identity[drawn.numpy()] == identity[rows.numpy()]).all()
-    alone = torch.tensor([row in (3, 4, 7) for row in rows.tolist()])
-    assert torch.equal(drawn[alone], rows[alone])
-    assert (drawn[~alone] != rows[~alone]).all()
-    assert set(drawn[rows == 0].tolist()) == {2, 5}
-    assert torch.equal(partners.draw(rows, seed=0, position=0), drawn)
 
 
 def test_the_identity_is_that_of_another_picture(vae, faces):

@@ -1,0 +1,1 @@
+"""Synthetic people: whose faces there are to be, and pictures of each in two stages."""
