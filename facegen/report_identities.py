@@ -124,6 +124,7 @@ def people_section(identities: Mapping[str, Any], verification: Mapping[str, Any
         "sweep": [sweep_row(found) for found in identities["sweep"]],
         "sweep_columns": list(SWEEP_COLUMNS.values()),
         "difference": difference(identities["difference"]),
+        "equal": equal_diversity(identities["equal_diversity"]),
         "leakage": leakage_section(identities["leakage"]),
         "crowd": crowd_section(identities["crowd"]),
         "screening": screening_section(identities["screening"]),
@@ -173,6 +174,15 @@ def difference(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     names = {key: METHOD_NAMES.get(found[key], found[key]) for key in ("method", "baseline")}
     return names | {key: cell(found[key]) for key in ("consistency", "diversity")}
+
+
+def equal_diversity(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return how a method compares with plain guidance of as much diversity; None where no scale of it is near."""
+    if found is None or found["consistency"] is None:
+        return None
+    names = {key: METHOD_NAMES.get(found[key], found[key]) for key in ("method", "baseline")}
+    eer = None if found["eer"] is None else f"{found['eer']:+.3f}"
+    return names | {"consistency": cell(found["consistency"]), "eer": eer}
 
 
 def leakage_section(leakage: Mapping[str, Any] | None) -> dict[str, Any] | None:

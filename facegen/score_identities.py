@@ -34,6 +34,7 @@ from facegen.metrics.manifold import manifold_scores
 from facegen.metrics.pose import LandmarkRegression, fit_landmarks, luminance, r_squared, yaw_pitch
 from facegen.metrics.verification import verification_figures
 from facegen.rng import numpy_generator
+from facegen.score_equal_diversity import at_equal_diversity
 from facegen.score_inputs import Progress
 from facegen.score_leakage import QUANTILES, first_rows, json_of, leakage_figures, quantiles
 
@@ -126,12 +127,17 @@ def identity_figures(
     bar.update(1)
     bar.close()
     calibration = read_json(folder / CALIBRATION)
+    equal = at_equal_diversity(
+        {name: found.values for name, found in measured.items()}, told, method=method, baseline=BASELINE,
+        generator=numpy_generator(seed, "score difference"),
+    )  # fmt: skip
     return {
         **{name: told.pop(name) for name in METHODS if name in told},
         "sweep": [{"method": name, **told[name]} for name in ablation.methods if name not in METHODS],
         "real": told.get("real"),
         "dataset": told["dataset"],
         "difference": difference(measured, method=method, generator=numpy_generator(seed, "score difference")),
+        "equal_diversity": equal,
         "leakage": leakage,
         "crowd": crowd,
         "screening": screening_figures(manifest),

@@ -72,6 +72,7 @@ LAYERS = (
         "report_edits",
         "score_identities",
         "score_leakage",
+        "score_equal_diversity",
         "score_identity_charts",
         "score_identity_plots",
         "report_identities",

@@ -121,6 +121,13 @@ BROKEN_RULES = [
     ("edit.num_compared=99", "edit.num_compared: got 99; must be at most edit.num_photos of 12"),
     ("edit.num_swept=99", "edit.num_swept: got 99; must be at most edit.num_photos of 12"),
     ("edit.method=invert", "edit.method: got invert; the default needs a mask: guided, resample, sdedit, conditioned or zoom"),
+    ("identities.source=file", "identities.contexts: got None with source file; source file, and no other, reads a file"),
+    ("identities.contexts=some.npy", "identities.contexts: got 'some.npy' with source whitened"),
+    ("identities.target=0.5", "identities.target: got 0.5; must lie between identities.late (0.5) and early (0.98)"),
+    ("identities.inject_window=[0.5, 0.25]", "identities.inject_window: got [0.5, 0.25]; low must be at most high"),
+    ("identities.ablation_people=9999", "identities.ablation_people: got 9999; must be at most identities.num_people"),
+    ("identities.inject_blocks=[0, 6]", "identities.inject_blocks: got 6; the dit has blocks 0 to 5"),
+    ("dit.other_mean_share=0.9", "dit.other_mean_share: got 0.9; dit.other_picture_share and dit.other_mean_share"),
 ]  # fmt: skip
 
 
@@ -141,7 +148,8 @@ def test_a_width_can_break_two_rules(text: str) -> None:
 @pytest.mark.parametrize(
     "setting",
     ["dit.learning_rate=1e-4", "dit.learning_rate=1", "data.attributes=all", "dit.ema_sigma_rel=[0.1]",
-     "machine.device=cuda:3", "autoencoder.channels=[32, 32, 32]", "sample.guidance_interval=[0, 1]"],
+     "machine.device=cuda:3", "autoencoder.channels=[32, 32, 32]", "sample.guidance_interval=[0, 1]",
+     "identities.inject_blocks=[1, 3]", "identities.inject_window=[0, 1]"],
 )  # fmt: skip
 def test_right_values_are_taken(text: str, setting: str) -> None:
     assert faults(with_values(text, setting)) == []

@@ -173,6 +173,7 @@ def test_what_is_told_and_in_which_order(figures: dict[str, Any]) -> None:
         "real",
         "dataset",
         "difference",
+        "equal_diversity",
         "leakage",
         "crowd",
         "screening",

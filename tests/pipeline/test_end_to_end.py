@@ -79,7 +79,7 @@ def test_what_reruns_after_which_change(project: Any) -> None:
 
 def test_learning_rate_reruns_the_denoiser_and_what_follows(project: Any) -> None:
     project.set("dit.learning_rate=2.0e-3")
-    assert project.repro() == sorted(["dit", "inpainter", *AFTER_SAMPLE])
+    assert project.repro() == sorted(["dit", "identities", "inpainter", "verify", *AFTER_SAMPLE])
     # a run of a store that was lost comes back from git
     project.git("add", "-A")
     project.git("commit", "-q", "-m", "result")
