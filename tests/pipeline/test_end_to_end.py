@@ -26,7 +26,8 @@ def test_a_cold_run_leaves_results_runs_and_a_clean_tree(project: Any) -> None:
     assert sorted(t["stage"] for t in timings) == sorted(stages)
     assert {t["state"] for t in timings} == {"FINISHED"}
     changed = {line[3:] for line in project.git("status", "--porcelain", "-uall").splitlines()}
-    assert changed == {"dvc.lock", "eval/metrics.json", "eval/preprocess.json", "eval/run.json"}
+    results = {"metrics.json", "preprocess.json", "run.json", "verification.json"}
+    assert changed == {"dvc.lock", *(f"eval/{name}" for name in results)}
     # one run a stage, of the key that dvc.lock gives, tied together by the pipeline's
     lock, runs = dag.read_lock(project.folder), project.runs()
     keys = {address: dag.key_from_lock(address, entry) for address, entry in lock.items()}
@@ -48,6 +49,17 @@ def test_a_cold_run_leaves_results_runs_and_a_clean_tree(project: Any) -> None:
     assert run_json["stages"] == {address: key for address, key in keys.items() if address != "record"}
     assert run_json["key"] == keys["record"]
     assert pipeline.data.tags["dvc.lock_sha256"] == run_json["lock_sha256"]
+
+
+def test_14_people_drawn_in_one_stage_and_in_two_are_told_apart_by_their_figures(project: Any) -> None:
+    """Toy people: what two stages gain is not assumed, only that both are drawn and measured alike, and differ."""
+    found = json.loads((project.folder / "eval/metrics.json").read_text())["identities"]
+    one, two = found["one_stage"], found["adaptive_injection"]
+    for name in ("consistency", "diversity"):
+        assert 0 <= one[name]["value"] <= 2 and 0 <= two[name]["value"] <= 2
+        assert one[name] != two[name]
+        assert found["difference"][name]["value"] == pytest.approx(two[name]["value"] - one[name]["value"], abs=1e-6)
+    assert two["evaluations"] < one["evaluations"] == 2 * 6  # of identities.num_steps
 
 
 def test_what_reruns_after_which_change(project: Any) -> None:

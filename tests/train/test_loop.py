@@ -226,6 +226,19 @@ def test_ema_follows_the_power_function_profile():
         sigma_rel_to_gamma(0.5)
 
 
+def test_9_the_average_of_a_constant_is_what_its_decays_leave():
+    net = nn.Linear(1, 1, bias=False)
+    net.weight.data.fill_(0.0)
+    ema = PowerEMA(net, sigma_rels=(0.10,))
+    net.weight.data.fill_(1.0)
+    left = 1.0
+    for step in range(101, 121):  # the first update would take the weights whole
+        ema.update(images_seen=step, num_images=1)
+        left *= (1 - 1 / step) ** (ema.gammas[0] + 1)
+    assert float(ema.averages[0][0]) == pytest.approx(1 - left, abs=1e-6)
+    assert 0.5 < 1 - left < 0.9
+
+
 def test_learning_rate_and_order():
     rate = lambda n: warmup_linear_decay(n, peak=2.0, warmup_images=100, total_images=1000, decay_fraction=0.25)  # noqa: E731
     assert rate(49) == 1.0 and rate(100) == rate(750) == 2.0 and rate(875) == 1.0 and rate(1000) == 0.0
