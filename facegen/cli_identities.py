@@ -58,6 +58,12 @@ def identities(
     spare: Annotated[
         float | None, typer.Option("--spare", min=0, max=10, help="Further people, as a share, for those sorted out.")
     ] = None,
+    max_cosine: Annotated[
+        float | None,
+        typer.Option(
+            "--max-cosine", min=-1, max=1, help="Of two people's identities; higher leaves room for more people."
+        ),
+    ] = None,
     folder: Annotated[
         bool, typer.Option("--folder/--no-folder", help="Also write the pictures as a folder per person.")
     ] = True,
@@ -71,13 +77,13 @@ def identities(
 ) -> None:
     """Draw a data set of people who do not exist: people.parquet, people.json and a folder per person.
 
-    facegen identities people --people 1000 --images 20 --shard 1/2
+    facegen identities people --people 300 --images 20 --shard 1/2
     """
     number, num_shards = _shard(shard)
     from facegen.config import load_params
 
     every = load_params(params)
-    p = _settings(every.identities, people, images, source, method, guidance, steps, spare)
+    p = _settings(every.identities, people, images, source, method, guidance, steps, spare, max_cosine)
     seed = every.base.seed if seed is None else seed
     from facegen.artifacts import read_json
     from facegen.attributes import attribute_vector, parse_attributes
@@ -167,6 +173,7 @@ def _settings(
     guidance: float | None,
     steps: int | None,
     spare: float | None,
+    max_cosine: float | None,
 ) -> "PeopleSettings":
     """Return the section identities with what the command line says instead."""
     from dataclasses import fields
@@ -180,7 +187,7 @@ def _settings(
     values = {field.name: getattr(p, field.name) for field in fields(PeopleSettings)}
     changes: dict[str, Any] = {
         "num_people": people, "images_per_person": images, "method": method, "guidance_scale": guidance,
-        "num_steps": steps, "spare": spare, "sweep": (), "sweep_guidance": (),
+        "num_steps": steps, "spare": spare, "max_context_cosine": max_cosine, "sweep": (), "sweep_guidance": (),
     }  # fmt: skip
     if source is not None:
         known = source in (GAUSSIAN, WHITENED)

@@ -154,6 +154,7 @@ def test_options_reach_the_sampler(inputs: Path, tmp_path: Path) -> None:
         (["--source", "nowhere.npy"], "nowhere.npy does not exist"),
         (["--data", "nowhere"], "nowhere"),
         (["--unscreened"], "take gaussian"),
+        (["--max-cosine", "-0.99"], "raise max_context_cosine"),
     ],
 )
 def test_mistakes_are_one_line(inputs: Path, tmp_path: Path, arguments: list[str], message: str) -> None:

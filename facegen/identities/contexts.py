@@ -79,7 +79,7 @@ def draw_contexts(
     more = "or give a file with more rows" if source == FILE else "or ask for fewer people"
     raise ValueError(
         f"{found} of {num} people found among {drawn} candidates ({source}): all others come nearer than a cosine of "
-        f"{max_cosine:g} to one of them; raise max_context_cosine {more}"
+        f"{max_cosine:g} to one of them; raise max_context_cosine (--max-cosine) {more}"
     )
 
 

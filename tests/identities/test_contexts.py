@@ -64,7 +64,9 @@ def test_whitened_has_the_moments_of_the_people_and_gaussian_has_not() -> None:
 
 def test_two_directions_fill_a_line() -> None:
     assert draw_contexts("gaussian", num=2, dim=1, max_cosine=0.5, seed=0).vectors.sum() == 0  # 1 and -1
-    with pytest.raises(ValueError, match=r"2 of 3 people found .* raise max_context_cosine or ask for fewer") as told:
+    with pytest.raises(
+        ValueError, match=r"2 of 3 people found .* raise max_context_cosine .--max-cosine. or ask for fewer"
+    ) as told:
         draw_contexts("gaussian", num=3, dim=1, max_cosine=0.5, seed=0)
     drawn = int(str(told.value).split("among ")[1].split()[0])
     second = draw_contexts("gaussian", num=2, dim=1, max_cosine=0.5, seed=0).drawn
