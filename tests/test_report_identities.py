@@ -77,7 +77,7 @@ def test_the_page_says_what_was_found(folder: Path) -> None:
         "it explains 71 % of their variance",
         "differs from one stage by -0.003 (-0.007 to 0.002) in consistency",
         "and by 0.025 (0.021 to 0.030) in diversity",
-        "At the guidance scale at which",
+        "From one stage at the guidance scale that makes it as diverse, it differs by",
         "0.011 (0.008 to 0.015) in consistency and by -0.012 in equal error rate",
         "fixed switch, t = 0.6",
         "one stage, s = 16",
