@@ -214,6 +214,17 @@ def test_a_share_of_the_embeddings_is_the_mean_of_the_persons_other_pictures():
     assert float(by_mean.float().mean()) == pytest.approx(0.6, abs=0.09)
 
 
+def test_both_shares_together_leave_no_picture_its_own_embedding():
+    people = np.arange(256) // 4
+    marked = learner(
+        embedding=embeddings(), identity=people, identity_dim=6, other_picture_share=0.4, other_mean_share=0.6
+    )
+    told, table = marked.batch(0, 256).identity, torch.from_numpy(embeddings())
+    same = (told[:, None] - table[None]).abs().amax(dim=2) < 1e-6  # (told, picture)
+    assert not same[torch.arange(256), marked._permutation(0)].any()
+    assert float(same.any(dim=1).float().mean()) == pytest.approx(0.4, abs=0.09)
+
+
 def test_components_of_the_identity_are_dropped_in_training_only():
     marked = learner(embedding=embeddings(), identity_dim=6, drop_components=0.2)
     batch = marked.batch(0, 256)
