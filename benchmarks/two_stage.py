@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from torch.nn import functional as F
 import facegen.models.dit as dit
 from facegen.config import load_params
 from facegen.flow.two_stage import Drawn, TwoStage
-from facegen.identities.sampler import PeopleSampler, calibrated, method_settings, middle_blocks
+from facegen.identities import dataset
+from facegen.identities.sampler import PeopleSampler, calibrated, method_settings
 from facegen.models.autoencoder import build_autoencoder
 from facegen.models.dit import LatentDiT
 from facegen.models.sharing import Sharing
@@ -181,17 +183,8 @@ def open_sampler(models: Path, params: Path) -> tuple[PeopleSampler, float]:
     """Return the sampler of these models with the settings of params.yaml, and the median time of switching."""
     pipe, p = FacePipeline.from_models(models, scheduler="euler", shift=1.0), load_params(params).identities
     pipe.transformer.eval()
-    depth = int(pipe.transformer.config.depth)
-    named = {"all": tuple(range(depth)), "middle": middle_blocks(depth)}
-    blocks = named[p.inject_blocks] if isinstance(p.inject_blocks, str) else tuple(p.inject_blocks)
-    settings = TwoStage(
-        guidance_scale=p.guidance_scale, early=p.early, late=p.late, criterion=p.criterion, patience=p.patience,
-        guide_early=p.guide_early, share=p.share, blocks=blocks, clock=p.clock,
-    )  # fmt: skip
-    sampler = PeopleSampler(
-        pipe, settings, num_steps=p.num_steps, shift=p.time_shift, mapped=middle_blocks(depth), dtype=torch.float32
-    )
-    return sampler, p.target
+    wanted = dataset.PeopleSettings(**{field.name: getattr(p, field.name) for field in fields(dataset.PeopleSettings)})
+    return dataset.open_sampler(pipe, wanted, dtype=torch.float32), p.target
 
 
 def toy_sampler() -> tuple[PeopleSampler, float]:
