@@ -82,7 +82,7 @@ def drawn_curves(log: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def loss_chart(images: np.ndarray, series: Mapping[str, np.ndarray], *, ylabel: str) -> Figure:
     """Return curves over images seen, on a logarithmic axis; values that are missing or not positive leave no point."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for colour, (label, values) in zip(SERIES, series.items(), strict=False):
         shown = np.isfinite(values) & (values > 0)
         marker = "o" if shown.sum() * 4 < len(values) or shown.sum() == 1 else None
@@ -105,7 +105,7 @@ def loss_chart(images: np.ndarray, series: Mapping[str, np.ndarray], *, ylabel: 
 
 def time_chart(series: Mapping[str, np.ndarray]) -> Figure:
     """Return the error in each of equal bins of t in [0, 1], one line of steps a series."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for colour, (label, values) in zip(SERIES, series.items(), strict=False):
         axes.stairs(values, np.linspace(0, 1, len(values) + 1), color=colour, label=label, linewidth=1.8, baseline=None)
     axes.set_xlim(0, 1)
@@ -121,7 +121,7 @@ def interval_chart(
     labels: Sequence[str], values: np.ndarray, lows: np.ndarray, highs: np.ndarray, *, xlabel: str
 ) -> Figure:
     """Return one bar a label, first label on top, with its interval as a line."""
-    figure, axes = _axes(height_in=0.75 + 0.42 * len(labels))
+    figure, axes = new_axes(height_in=0.75 + 0.42 * len(labels))
     places = np.arange(len(labels))[::-1]
     colours = [SERIES[i % len(SERIES)] for i in range(len(labels))]
     axes.barh(places, values, height=0.55, color=colours)
@@ -174,11 +174,24 @@ def figure_svg(figure: Figure, *, name: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
 
 
-def _axes(*, height_in: float = SIZE_IN[1]) -> tuple[Figure, Axes]:
+def new_axes(*, height_in: float = SIZE_IN[1], width_in: float = SIZE_IN[0]) -> tuple[Figure, Axes]:
+    """Return an empty chart in the common style."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(SIZE_IN[0], height_in), layout="constrained")
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.subplots()
+
+
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """Put the legend above the chart, three names a row at most."""
+    handles, labels = axes.get_legend_handles_labels()
+    with mpl.rc_context(STYLE):
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 3), fontsize=9)
+
+
+def error_lengths(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:  # (2, N)
+    """Return lengths of error bars from the ends of intervals; none where one is not known."""
+    return np.clip(np.nan_to_num(np.array([values - low, high - values], dtype=np.float64)), 0, None)
 
 
 def _legend(axes: Axes) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from facegen.charts import INK, LINE, MUTED, SERIES, STYLE
+from facegen.charts import INK, LINE, MUTED, SERIES, STYLE, error_lengths, legend_above, new_axes
 
 COLOURS = (*SERIES, MUTED, "#b03a6e")  # of the methods, in order
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -37,7 +36,7 @@ def success_chart(table: Mapping[str, np.ndarray], methods: Sequence[str]) -> Fi
         table: columns method, attribute, value, low, high, judge_accuracy.
     """
     attributes = _distinct(table["attribute"])[::-1]
-    figure, axes = _axes(height_in=1.1 + 0.52 * len(attributes), width_in=7.2)
+    figure, axes = new_axes(height_in=1.1 + 0.52 * len(attributes), width_in=7.2)
     offsets = _offsets(len(methods))
     for number, method in enumerate(methods):
         rows = table["method"] == method
@@ -68,7 +67,7 @@ def success_chart(table: Mapping[str, np.ndarray], methods: Sequence[str]) -> Fi
 def area_chart(table: Mapping[str, np.ndarray], methods: Sequence[str]) -> Figure:
     """Return success over the size of the mask, a line a method, from columns method, share, value, low, high."""
     shares = np.unique(table["share"]).tolist()
-    figure, axes = _axes(height_in=3.9, width_in=5.4)
+    figure, axes = new_axes(height_in=3.9, width_in=5.4)
     offsets = _offsets(len(methods)) * 0.6
     for number, method in enumerate(methods):
         rows = table["method"] == method
@@ -85,7 +84,7 @@ def area_chart(table: Mapping[str, np.ndarray], methods: Sequence[str]) -> Figur
     axes.set_xlabel("mask, share of the picture")
     axes.set_ylabel("success")
     axes.grid(axis="y", color=LINE, linewidth=0.6)
-    _legend_above(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -97,13 +96,16 @@ def trade_chart(table: Mapping[str, np.ndarray], methods: Sequence[str], *, refe
         references: cosines by a key of REFERENCES, drawn as lines; one far below all methods is written at the lower
             end instead, and those that are not known are left out.
     """
-    figure, axes = _axes(height_in=3.9, width_in=5.4)
+    figure, axes = new_axes(height_in=3.9, width_in=5.4)
     for row, method in enumerate(table["method"].tolist()):
-        number, x, y = methods.index(method), float(table["other_change"][row]), float(table["value"][row])
-        across = [[x - table["other_low"][row]], [table["other_high"][row] - x]]
-        along = [[y - table["low"][row]], [table["high"][row] - y]]
+        number, one = methods.index(method), slice(row, row + 1)
+        across, along = (
+            error_lengths(*(table[name][one] for name in names))
+            for names in (("other_change", "other_low", "other_high"), ("value", "low", "high"))
+        )
         axes.errorbar(
-            [x], [y], xerr=_finite(across), yerr=_finite(along), marker=MARKERS[number % len(MARKERS)], markersize=7,
+            table["other_change"][one], table["value"][one], xerr=across, yerr=along,
+            marker=MARKERS[number % len(MARKERS)], markersize=7,
             color=COLOURS[number % len(COLOURS)], elinewidth=1.1, linestyle="none", label=method,
         )  # fmt: skip
     axes.margins(y=0.2)
@@ -121,7 +123,7 @@ def trade_chart(table: Mapping[str, np.ndarray], methods: Sequence[str], *, refe
     axes.set_xlabel("mean change of the probability of what was not asked for")
     axes.set_ylabel("identity cosine")
     axes.grid(color=LINE, linewidth=0.6)
-    _legend_above(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -134,25 +136,7 @@ def _offsets(num: int) -> np.ndarray:
 
 
 def _errors(table: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:  # (2, N)
-    values = table["value"][rows]
-    return _finite([values - table["low"][rows], table["high"][rows] - values])
-
-
-def _finite(ends: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
-    """Return lengths of error bars; none where an interval is not known."""
-    return np.clip(np.nan_to_num(np.array(ends, dtype=np.float64)), 0, None)
-
-
-def _axes(*, height_in: float, width_in: float) -> tuple[Figure, Axes]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure, figure.subplots()
-
-
-def _legend_above(figure: Figure, axes: Axes) -> None:
-    with mpl.rc_context(STYLE):
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3, fontsize=9)
+    return error_lengths(*(table[name][rows] for name in ("value", "low", "high")))
 
 
 def _legend(axes: Axes) -> None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from facegen.charts import INK, LINE, MUTED, SERIES, STYLE
+from facegen.charts import INK, LINE, MUTED, SERIES, error_lengths, legend_above, new_axes
 
 METHOD_NAMES = {
     "one_stage": "one stage",
@@ -46,7 +44,7 @@ def trade_chart(table: Mapping[str, np.ndarray]) -> Figure:
         table: columns method, setting (empty, but for points of a sweep), diversity, diversity_low, diversity_high,
             value, low, high.
     """
-    figure, axes = _axes(height_in=4.4, width_in=5.6)
+    figure, axes = new_axes(height_in=4.4, width_in=5.6)
     methods, swept = table["method"], np.isfinite(table["setting"])
     for number, (method, name) in enumerate(METHOD_NAMES.items()):
         colour, marker = SERIES[number], MARKERS[number]
@@ -64,7 +62,7 @@ def trade_chart(table: Mapping[str, np.ndarray]) -> Figure:
     axes.set_xlabel("diversity: perceptual distance of two pictures of one person")
     axes.set_ylabel("consistency: cosine to the person's centre")
     axes.grid(color=LINE, linewidth=0.6)
-    _legend_above(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -75,7 +73,7 @@ def switch_chart(table: Mapping[str, np.ndarray], *, marks: Mapping[str, float])
         table: columns time, share.
         marks: times by what they are (early, late, target, median), drawn as lines.
     """
-    figure, axes = _axes(height_in=3.0, width_in=5.6)
+    figure, axes = new_axes(height_in=3.0, width_in=5.6)
     times, shares = table["time"], table["share"]
     gaps = np.diff(np.unique(times))
     width = max(float(gaps.min()) * 0.8 if len(gaps) else 0.02, MIN_BAR)
@@ -104,7 +102,7 @@ def leakage_chart(table: Mapping[str, np.ndarray], *, threshold: float) -> Figur
         table: columns people (a name of PEOPLE_LOOK), quantile, cosine.
         threshold: the cosine that no synthetic person should pass.
     """
-    figure, axes = _axes(height_in=3.0, width_in=5.6)
+    figure, axes = new_axes(height_in=3.0, width_in=5.6)
     for name, (colour, marker) in PEOPLE_LOOK.items():
         rows = np.flatnonzero(table["people"] == name)
         if not len(rows):
@@ -120,7 +118,7 @@ def leakage_chart(table: Mapping[str, np.ndarray], *, threshold: float) -> Figur
     axes.set_xlabel("cosine to the nearest person of the training set")
     axes.set_ylabel("share of people below, %")
     axes.grid(color=LINE, linewidth=0.6)
-    _legend_above(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -131,7 +129,7 @@ def verification_chart(table: Mapping[str, np.ndarray]) -> Figure:
         table: columns pairs, recognizer (a key of TRAINED), value, low, high.
     """
     sets = list(dict.fromkeys(table["pairs"].tolist()))[::-1]
-    figure, axes = _axes(height_in=1.25 + 0.62 * len(sets), width_in=5.6)
+    figure, axes = new_axes(height_in=1.25 + 0.62 * len(sets), width_in=5.6)
     for number, (name, (colour, marker)) in enumerate(TRAINED_LOOK.items()):
         rows = table["recognizer"] == name
         if not rows.any():
@@ -139,7 +137,7 @@ def verification_chart(table: Mapping[str, np.ndarray]) -> Figure:
         places = [sets.index(pairs) - 0.22 * (number - 1) for pairs in table["pairs"][rows].tolist()]
         values = table["value"][rows]
         axes.errorbar(
-            100 * values, places, xerr=100 * _errors(values, table["low"][rows], table["high"][rows]), linestyle="none",
+            100 * values, places, xerr=100 * error_lengths(values, table["low"][rows], table["high"][rows]), linestyle="none",
             marker=marker, markersize=6, color=colour, elinewidth=1.2, capsize=2.5, label=TRAINED[name],
         )  # fmt: skip
         for value, place, high in zip(values, places, table["high"][rows], strict=True):
@@ -154,7 +152,7 @@ def verification_chart(table: Mapping[str, np.ndarray]) -> Figure:
     axes.set_xlim(100 * min(CHANCE, float(np.min(table["value"]))) - 2, 104)
     axes.set_xlabel("verification accuracy, %  (dashed: chance)")
     axes.grid(axis="x", color=LINE, linewidth=0.6)
-    _legend_above(figure, axes)
+    legend_above(figure, axes)
     return figure
 
 
@@ -167,25 +165,7 @@ def _points(
     x, y = table["diversity"][rows], table["value"][rows]
     size = 5.0 if label is None else 11.0 if marker == "*" else 7.0
     axes.errorbar(
-        x, y, xerr=_errors(x, table["diversity_low"][rows], table["diversity_high"][rows]),
-        yerr=_errors(y, table["low"][rows], table["high"][rows]), marker=marker, markersize=size, color=colour,
+        x, y, xerr=error_lengths(x, table["diversity_low"][rows], table["diversity_high"][rows]),
+        yerr=error_lengths(y, table["low"][rows], table["high"][rows]), marker=marker, markersize=size, color=colour,
         markerfacecolor=colour if label else "none", elinewidth=1.1 if label else 0.5, linestyle="none", label=label,
     )  # fmt: skip
-
-
-def _errors(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:  # (2, N)
-    """Return lengths of error bars; none where an interval is not known."""
-    return np.clip(np.nan_to_num(np.array([values - low, high - values], dtype=np.float64)), 0, None)
-
-
-def _axes(*, height_in: float, width_in: float) -> tuple[Figure, Axes]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure, figure.subplots()
-
-
-def _legend_above(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    with mpl.rc_context(STYLE):
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 3), fontsize=9)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from facegen.metrics.intervals import CONFIDENCE, Interval
 from facegen.metrics.judge_features import JudgeFeatures
-from facegen.metrics.perceptual import MULTIPLE
+from facegen.metrics.perceptual import MULTIPLE, judge_maps
 from facegen.metrics.verification import same_person_pairs
 
 BATCH = 64  # pictures that a judge looks at together, about: the people of a batch are whole
@@ -232,11 +232,7 @@ def _runs(num: int, pairs: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _maps(judge: JudgeFeatures, images: np.ndarray) -> list[Tensor]:
-    parts = []
-    for start in range(0, len(images), BATCH):
-        pixels = torch.from_numpy(np.array(images[start : start + BATCH])).to(judge.device).permute(0, 3, 1, 2).float()
-        with torch.autocast(judge.device.type, enabled=False):
-            parts.append(judge.judge.features(pixels / 127.5 - 1))
+    parts = [judge_maps(judge, images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
     return [torch.cat(level) for level in zip(*parts, strict=True)]
 
 

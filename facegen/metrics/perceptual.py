@@ -39,7 +39,7 @@ def perceptual_distances(judge: JudgeFeatures, first: np.ndarray, second: np.nda
         raise ValueError(f"pictures are {first.shape[2]}x{first.shape[1]} px; sides must be multiples of {MULTIPLE}")
     found: list[float] = []
     for start in range(0, len(first), BATCH):
-        maps, targets = (_maps(judge, part[start : start + BATCH]) for part in (first, second))
+        maps, targets = (judge_maps(judge, part[start : start + BATCH]) for part in (first, second))
         found += [
             float(perceptual_distance([m[i : i + 1] for m in maps], [t[i : i + 1] for t in targets]))
             for i in range(len(maps[0]))
@@ -47,7 +47,8 @@ def perceptual_distances(judge: JudgeFeatures, first: np.ndarray, second: np.nda
     return np.array(found, dtype=np.float64)
 
 
-def _maps(judge: JudgeFeatures, images: np.ndarray) -> list[torch.Tensor]:
+def judge_maps(judge: JudgeFeatures, images: np.ndarray) -> list[torch.Tensor]:
+    """Return the judge's maps of uint8 (B, H, W, 3), fine to coarse, in float32."""
     pixels = torch.from_numpy(np.array(images)).to(judge.device).permute(0, 3, 1, 2).float()
     with torch.autocast(judge.device.type, enabled=False):
         return judge.judge.features(pixels / 127.5 - 1)
