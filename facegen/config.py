@@ -1,6 +1,6 @@
 """Types and bounds of params.yaml, and its one loader. The values themselves stand in params.yaml alone.
 
-The sections: facegen/config_sections.py. Rules between values: facegen/config_rules.py. Words for what is wrong:
+The sections: facegen/config_sections.py and config_personalize.py. Rules between values: facegen/config_rules.py. Words for what is wrong:
 facegen/config_faults.py.
 """
 
@@ -12,6 +12,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from facegen.config_faults import Document, Fault, Keys, dotted, keys_of, read_yaml, type_faults
+from facegen.config_personalize import Detector, DitMapper, Mapper, Msid, Personalize, Scenes, TextToImage
 from facegen.config_rules import Unusable, broken_rules
 from facegen.config_sections import (
     Autoencoder,
@@ -58,6 +59,13 @@ class Params(Section):
     edit: Edit
     identities: Identities
     verify: Verify
+    scenes: Scenes
+    detector: Detector
+    msid: Msid
+    text_to_image: TextToImage
+    mapper: Mapper
+    personalize: Personalize
+    dit_mapper: DitMapper
     score: Score
 
     @model_validator(mode="after")

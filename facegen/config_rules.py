@@ -141,6 +141,42 @@ def _inject_blocks(value: Lookup) -> Iterator[Finding]:
         yield "identities.inject_blocks", f"got {wrong[0]}; the dit has blocks 0 to {depth - 1}"
 
 
+def _scenes(value: Lookup) -> Iterator[Finding]:
+    unit = pixels_per_latent(value("autoencoder.channels")) * 2 ** (len(value("text_to_image.channels")) - 1)
+    for side in ("height", "width"):
+        if value(f"scenes.{side}") % unit and value("personalize.base") is None:
+            yield (
+                f"scenes.{side}",
+                f"got {value(f'scenes.{side}')}; must be a multiple of {unit}, so that the text-to-image model can halve it",
+            )
+
+
+def _msid(value: Lookup) -> Iterator[Finding]:
+    if 112 % value("msid.patch_size"):
+        yield "msid.patch_size", f"got {value('msid.patch_size')}; must divide 112, the side of a recogniser's crop"
+    width, heads = value("msid.width"), value("msid.num_heads")
+    if width % heads:
+        yield "msid.num_heads", f"got {heads}; must divide msid.width of {width}"
+    depths, depth = list(value("msid.depths")), value("msid.depth")
+    if depths != sorted(set(depths)) or depths[-1] >= depth:
+        yield "msid.depths", f"got {depths}; must be rising numbers of blocks, 0 to {depth - 1}"
+
+
+def _text_to_image(value: Lookup) -> Iterator[Finding]:
+    width, heads = value("text_to_image.text_width"), value("text_to_image.num_heads")
+    if width % heads:
+        yield "text_to_image.num_heads", f"got {heads}; must divide text_to_image.text_width of {width}"
+
+
+def _prompts(value: Lookup) -> Iterator[Finding]:
+    for name, subjects in (("prompts_one", 1), ("prompts_two", 2)):
+        for n, prompt in enumerate(value(f"personalize.{name}")):
+            missing = [f"<id:{k}>" for k in range(subjects) if f"<id:{k}>" not in prompt]
+            if missing or f"<id:{subjects}>" in prompt:
+                needed = " and ".join(f"<id:{k}>" for k in range(subjects))
+                yield f"personalize.{name}[{n}]", f"got {prompt!r}; must name {needed}, and no other person"
+
+
 def _dit_widths(value: Lookup) -> Iterator[Finding]:
     hidden_size = value("dit.hidden_size")
     if hidden_size % 4:
@@ -264,6 +300,11 @@ RULES: tuple[Rule, ...] = (
     _edit_sets,
     _identities,
     _inject_blocks,
+    _scenes,
+    _msid,
+    _text_to_image,
+    _warmup("text_to_image"),
+    _prompts,
     _emas,
     _drop_shares,
     _interval,

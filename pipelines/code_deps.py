@@ -25,6 +25,7 @@ NOT_DEPENDENCIES = {
     "facegen/__init__.py": "only names where things are",
     "facegen/config.py": "types and bounds; values are tracked by leaf",
     "facegen/config_faults.py": "messages",
+    "facegen/config_personalize.py": "types and bounds; values are tracked by leaf",
     "facegen/config_sections.py": "types and bounds; values are tracked by leaf",
     "facegen/config_rules.py": "bounds between values",
     "facegen/dag.py": "names an execution",

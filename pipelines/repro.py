@@ -63,14 +63,17 @@ class Progress:
 
 
 def summary(progress: Progress, *, failed: bool) -> Table:
-    """Table of the stages; with `failed`, the last one that ran is the one that failed."""
-    table = Table("stage", "what", "seconds", box=None, header_style="bold")
-    table.columns[2].justify = "right"
+    """Table of the stages, with seconds and shares; with `failed`, the last one that ran is the one that failed."""
+    table = Table("stage", "what", "seconds", "share", box=None, header_style="bold")
+    table.columns[2].justify = table.columns[3].justify = "right"
+    total = sum(progress.seconds.values())
     last = next((stage for stage in reversed(progress.states) if progress.states[stage] == "ran"), None)
     for stage, kind in progress.states.items():
         said = "failed" if failed and stage == last else kind
-        table.add_row(stage, said, f"{progress.seconds[stage]:.1f}" if stage in progress.seconds else "")
-    table.add_row("all", "", f"{sum(progress.seconds.values()):.1f}", style="bold")
+        seconds = progress.seconds.get(stage)
+        shares = ("", "") if seconds is None else (f"{seconds:.1f}", f"{seconds / max(total, 1e-9):.1%}")
+        table.add_row(stage, said, *shares)
+    table.add_row("all", "", f"{total:.1f}", "", style="bold")
     return table
 
 

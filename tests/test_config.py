@@ -127,6 +127,14 @@ BROKEN_RULES = [
     ("identities.inject_window=[0.5, 0.25]", "identities.inject_window: got [0.5, 0.25]; low must be at most high"),
     ("identities.ablation_people=9999", "identities.ablation_people: got 9999; must be at most identities.num_people"),
     ("identities.inject_blocks=[0, 6]", "identities.inject_blocks: got 6; the dit has blocks 0 to 5"),
+    ("scenes.width=104", "scenes.width: got 104; must be a multiple of 16, so that"),
+    ("msid.patch_size=10", "msid.patch_size: got 10; must divide 112"),
+    ("msid.num_heads=5", "msid.num_heads: got 5; must divide msid.width of 96"),
+    ("msid.depths=[1, 8]", "msid.depths: got [1, 8]; must be rising numbers of blocks, 0 to 7"),
+    ("text_to_image.num_heads=5", "text_to_image.num_heads: got 5; must divide text_to_image.text_width of 96"),
+    ("text_to_image.warmup_images=999999999", "text_to_image.warmup_images: got 999999999; must be at most"),
+    ("personalize.prompts_two=['<id:0> alone']", "personalize.prompts_two[0]: got '<id:0> alone'; must name <id:0> and"),
+    ("personalize.prompts_one=['<id:0> with <id:1>']", "personalize.prompts_one[0]: got '<id:0> with <id:1>'; must"),
     ("dit.other_mean_share=0.9", "dit.other_mean_share: got 0.9; dit.other_picture_share and dit.other_mean_share"),
 ]  # fmt: skip
 
@@ -167,7 +175,7 @@ def test_a_word_like_no_stays_a_word(text: str) -> None:
 
 
 def test_a_misspelt_key_is_reported_once_with_the_right_one(text: str) -> None:
-    found = faults(text.replace("  hidden_size:", "  hiden_size:"))
+    found = faults(text.replace("  hidden_size:", "  hiden_size:", 1))
     assert len(found) == 1
     assert "dit.hiden_size: unknown key; did you mean hidden_size?" in found[0]
 

@@ -64,7 +64,7 @@ def test_the_summary_names_the_stage_that_failed() -> None:
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(summary(progress, failed=True))
     rows = [line.split() for line in console.export_text().splitlines()]
-    assert ["dit", "failed", "12.0"] in rows
+    assert ["dit", "failed", "12.0", "66.7%"] in rows
     assert ["render", "ran", "6.0"] in rows
     assert ["all", "18.0"] in rows
 
