@@ -1,7 +1,7 @@
 """Types and bounds of params.yaml, and its one loader. The values themselves stand in params.yaml alone.
 
-The sections: facegen/config_sections.py and config_personalize.py. Rules between values: facegen/config_rules.py. Words for what is wrong:
-facegen/config_faults.py.
+The sections: facegen/config_sections.py and facegen/config_personalize.py. Rules between values:
+facegen/config_rules.py. Words for what is wrong: facegen/config_faults.py.
 """
 
 from collections.abc import Mapping

@@ -11,19 +11,16 @@ output "BN-FC-BN"); iresnet50 is width 64, depths (3, 4, 14, 3), stem_stride 1, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    import onnx
+from facegen.models.onnx_graph import OnnxGraph
 
 INPUT_SIZE = 112  # px; the crop that every recogniser of insightface sees
 WIDTHS = (1, 2, 4, 8)  # channels of the four stages, in units of the width
-OPSET, IR_VERSION = 18, 9  # of the ONNX file
 
 
 class PReLU(nn.PReLU):
@@ -114,9 +111,7 @@ def onnx_bytes(model: FaceRecognizer) -> bytes:
     free, exactly one output (N, E). The graph is written node by node: what torch's exporters add to a file (names of
     their own, source positions, versions) differs from release to release.
     """
-    from onnx import TensorProto, checker, helper
-
-    graph = _Graph()
+    graph = OnnxGraph()
     x = graph.prelu(graph.norm(graph.conv("data", model.stem), model.stem_norm), model.stem_act)
     for block in model.blocks:
         assert isinstance(block, RecognizerBlock)
@@ -129,55 +124,7 @@ def onnx_bytes(model: FaceRecognizer) -> bytes:
     x = graph.add("Flatten", [graph.norm(x, model.norm)])
     weights = [graph.constant(model.embed.weight), graph.constant(model.embed.bias)]
     x = graph.norm(graph.add("Gemm", [x, *weights], transB=1), model.embed_norm)
-    graph.add("Identity", [x], output="embedding")
-    shapes: dict[str, list[str | int | None]] = {
-        "data": ["N", 3, INPUT_SIZE, INPUT_SIZE],
-        "embedding": ["N", model.embed.out_features],
-    }
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    made = helper.make_graph(graph.nodes, "recognizer", ends[:1], ends[1:], graph.constants)
-    whole = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    checker.check_model(whole, full_check=True)
-    return whole.SerializeToString(deterministic=True)
-
-
-class _Graph:
-    """Nodes and constants of an ONNX graph, in the order in which they are added; values are named by their number."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def add(self, operator: str, inputs: list[str], *, output: str | None = None, **attributes: Any) -> str:
-        from onnx import helper
-
-        name = output or f"x{len(self.nodes)}"
-        # insightface takes names that begin with Sub and Mul for a normalisation of pixels.
-        self.nodes.append(helper.make_node(operator, inputs, [name], name=f"node{len(self.nodes)}", **attributes))
-        return name
-
-    def constant(self, tensor: Tensor, shape: tuple[int, ...] | None = None) -> str:
-        from onnx import numpy_helper
-
-        name = f"w{len(self.constants)}"
-        array = tensor.detach().float().cpu().contiguous().numpy()
-        self.constants.append(numpy_helper.from_array(array if shape is None else array.reshape(shape), name))
-        return name
-
-    def conv(self, x: str, layer: nn.Module, *, stride: int = 1) -> str:
-        assert isinstance(layer, nn.Conv2d) and layer.bias is None
-        pads = [int(p) for p in layer.padding] * 2
-        kernel, strides = list(layer.kernel_size), [stride * int(s) for s in layer.stride]
-        return self.add("Conv", [x, self.constant(layer.weight)], kernel_shape=kernel, strides=strides, pads=pads)
-
-    def norm(self, x: str, layer: nn.Module) -> str:
-        assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
-        assert layer.running_mean is not None and layer.running_var is not None
-        tensors = [layer.weight, layer.bias, layer.running_mean, layer.running_var]
-        return self.add("BatchNormalization", [x, *(self.constant(t) for t in tensors)], epsilon=layer.eps)
-
-    def prelu(self, x: str, layer: nn.PReLU) -> str:
-        return self.add("PRelu", [x, self.constant(layer.weight, (-1, 1, 1))])
+    return graph.recognizer_bytes(x, input_size=INPUT_SIZE, embedding_size=model.embed.out_features)
 
 
 def _halved(side: int, stride: int) -> int:

@@ -65,7 +65,7 @@ def test_the_summary_names_the_stage_that_failed() -> None:
     console.print(summary(progress, failed=True))
     rows = [line.split() for line in console.export_text().splitlines()]
     assert ["dit", "failed", "12.0", "66.7%"] in rows
-    assert ["render", "ran", "6.0"] in rows
+    assert ["render", "ran", "6.0", "33.3%"] in rows
     assert ["all", "18.0"] in rows
 
 
