@@ -163,6 +163,23 @@ def recognizer_matrices(landmarks: np.ndarray, *, size: int) -> np.ndarray:  # (
     return matrices
 
 
+def face_crops(images: np.ndarray, landmarks: np.ndarray, *, size: int) -> Tensor:
+    """Return the recogniser's crops of pictures as they are stored, (B, 3, size, size) in [-1, 1], on the CPU.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        landmarks: (B, 5, 2) px.
+
+    Raises:
+        ValueError: as `recognizer_matrices`.
+    """
+    import torch
+
+    matrices = torch.from_numpy(recognizer_matrices(landmarks, size=size))
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
+    return recognizer_crops(pixels, matrices, size=size)
+
+
 def recognizer_crops(images: Tensor, matrices: Tensor, *, size: int) -> Tensor:
     """Cut the recogniser's crop out of each picture: bilinear, black outside, as insightface does.
 

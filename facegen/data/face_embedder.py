@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from facegen.artifacts import read_json, sha256_file
-from facegen.data.align import CANONICAL, recognizer_crops, recognizer_matrices
+from facegen.data.align import CANONICAL, face_crops
 from facegen.data.shards import Faces
 
 ONNX, ABOUT = "recognizer.onnx", "recognizer.json"
@@ -141,9 +141,7 @@ class FaceEmbedder:
         return embeddings / lengths
 
     def _crop_and_run(self, images: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-        matrices = torch.from_numpy(recognizer_matrices(landmarks, size=self.input_size))
-        pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
-        return self._run(recognizer_crops(pixels, matrices, size=self.input_size))
+        return self._run(face_crops(images, landmarks, size=self.input_size))
 
     def _run(self, crops: torch.Tensor) -> np.ndarray:
         return self._model.forward((crops * 127.5 + 127.5).numpy())  # takes pixel values and scales them itself

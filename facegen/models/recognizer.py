@@ -71,6 +71,7 @@ class FaceRecognizer(ModelMixin, ConfigMixin):
             ValueError: if there are not four stages of at least one block.
         """
         super().__init__()
+        self.embedding_size = embedding_size
         if len(depths) != len(WIDTHS) or min(depths) < 1:
             raise ValueError(f"depths are {list(depths)}; expected {len(WIDTHS)} numbers of blocks, each at least 1")
         self.stem = nn.Conv2d(3, width, 3, stride=stem_stride, padding=1, bias=False)
@@ -124,7 +125,14 @@ def onnx_bytes(model: FaceRecognizer) -> bytes:
     x = graph.add("Flatten", [graph.norm(x, model.norm)])
     weights = [graph.constant(model.embed.weight), graph.constant(model.embed.bias)]
     x = graph.norm(graph.add("Gemm", [x, *weights], transB=1), model.embed_norm)
-    return graph.recognizer_bytes(x, input_size=INPUT_SIZE, embedding_size=model.embed.out_features)
+    return recognizer_file(graph, x, input_size=INPUT_SIZE, embedding_size=model.embedding_size)
+
+
+def recognizer_file(graph: OnnxGraph, embedding: str, *, input_size: int, embedding_size: int) -> bytes:
+    """Return the file of a recognition network: from `data` (N, 3, S, S), N free, to the value `embedding` (N, E)."""
+    graph.add("Identity", [embedding], output="embedding")
+    inputs, outputs = {"data": ("N", 3, input_size, input_size)}, {"embedding": ("N", embedding_size)}
+    return graph.serialized("recognizer", inputs=inputs, outputs=outputs)
 
 
 def _halved(side: int, stride: int) -> int:

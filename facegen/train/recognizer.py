@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from facegen.data.align import recognizer_crops, recognizer_matrices
+from facegen.models.msid import MSID
 from facegen.models.recognizer import INPUT_SIZE, FaceRecognizer
 from facegen.rng import torch_generator
 from facegen.train.ema import PowerEMA
@@ -26,6 +27,7 @@ from facegen.train.faces import RESIDENT_BYTES, FaceOrder
 from facegen.train.loop import Logs, Phase, adamw, warmup_linear_decay
 
 Margin = Literal["arcface", "cosface"]
+Recognizer = FaceRecognizer | MSID  # from (B, 3, 112, 112) to (B, embedding_size)
 
 WARMUP_FRACTION = 0.05
 DECAY_FRACTION = 0.6
@@ -161,12 +163,12 @@ class MarginClassifier(nn.Module):
     """The recogniser and, for training only, a direction for each person; its outputs are the logits of the softmax."""
 
     def __init__(
-        self, recognizer: FaceRecognizer, *, num_people: int, margin: Margin, margin_size: float, scale: float,
+        self, recognizer: Recognizer, *, num_people: int, margin: Margin, margin_size: float, scale: float,
         generator: torch.Generator,
     ) -> None:  # fmt: skip
         super().__init__()
         self.recognizer = recognizer
-        size = recognizer.config.embedding_size
+        size = recognizer.embedding_size
         self.centres = nn.Parameter(torch.randn(num_people, size, generator=generator) / math.sqrt(size))
         self.with_margin = {"arcface": arcface, "cosface": cosface}[margin]
         self.margin_size, self.scale = margin_size, scale
@@ -189,7 +191,7 @@ class MarginClassifier(nn.Module):
 class RecognizerLearner:
     """Classification of people with a margin (a `facegen.train.loop.Learner`)."""
 
-    def __init__(self, recognizer: FaceRecognizer, data: TrainingPictures, recipe: RecognizerRecipe) -> None:
+    def __init__(self, recognizer: Recognizer, data: TrainingPictures, recipe: RecognizerRecipe) -> None:
         """
         Raises:
             ValueError: if the split knows fewer than two people, or a picture's landmarks coincide.
