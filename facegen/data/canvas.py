@@ -1,16 +1,19 @@
-"""An antialiased canvas in frame coordinates: the picture is [-1, 1] x [-1, 1], y down.
+"""An antialiased canvas in frame coordinates: a square picture is [-1, 1] x [-1, 1], y down.
+
+A `Frame` puts those coordinates elsewhere, so that one canvas holds several people. With an alpha channel the canvas
+also gathers how much of each pixel has been painted over, while its colours are those of a canvas without.
 
 aggdraw (the Anti-Grain Geometry library) fills and strokes; it needs nothing beyond its wheel, draws the same bytes
 each time, and takes a tenth of the time of the SVG renderers that install as easily.
 
-Shape legend: P points, S canvas side in px.
+Shape legend: P points, H W canvas size in px, C 3 (RGB) or 4 (RGB and alpha).
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import aggdraw
 import numpy as np
-from PIL import Image
 
 Colour = tuple[float, float, float]  # red, green, blue in [0, 255]
 
@@ -34,20 +37,52 @@ def _rgb(colour: Colour) -> tuple[int, int, int]:
     return (round(colour[0]), round(colour[1]), round(colour[2]))
 
 
-class Canvas:
-    """A square picture that shapes are drawn on, one above the other."""
+@dataclass(frozen=True)
+class Frame:
+    """Where frame coordinates lie on a canvas.
 
-    def __init__(self, pixels: np.ndarray) -> None:
-        """Starts from `pixels`, uint8 (S, S, 3)."""
-        self.size = len(pixels)
-        self._draw = aggdraw.Draw(Image.fromarray(pixels))
+    Attributes:
+        unit: canvas px of a frame unit.
+        left: frame units from the canvas's left edge to the frame's origin.
+        top: frame units from its upper edge to there.
+    """
+
+    unit: float
+    left: float = 1.0
+    top: float = 1.0
+
+    @classmethod
+    def square(cls, size: int) -> "Frame":
+        """The frame that a square canvas of `size` px is filled by."""
+        return cls(0.5 * size)
+
+    def pixels(self, points: np.ndarray) -> np.ndarray:
+        """Canvas px (P, 2) of frame coordinates (P, 2)."""
+        return (points + np.array([self.left, self.top])) * self.unit
+
+    def axes(self, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frame coordinates x (W,) and y (H,) of the pixels' centres, float32."""
+        x, y = (np.arange(count, dtype=np.float32) + 0.5 for count in (width, height))
+        return x * (1.0 / self.unit) - self.left, y * (1.0 / self.unit) - self.top
+
+
+class Canvas:
+    """A picture that shapes are drawn on, one above the other."""
+
+    def __init__(self, pixels: np.ndarray, frame: Frame) -> None:
+        """Starts from `pixels`, uint8 (H, W, C)."""
+        self.shape = pixels.shape
+        self.frame = frame
+        self._origin = np.array([self.frame.left, self.frame.top])
+        self._draw = aggdraw.Draw("RGB" if pixels.shape[-1] == 3 else "RGBA", (pixels.shape[1], pixels.shape[0]))
+        self._draw.frombytes(pixels.tobytes())
 
     def pixels(self) -> np.ndarray:
-        """What has been drawn so far, uint8 (S, S, 3)."""
-        return np.frombuffer(self._draw.tobytes(), dtype=np.uint8).reshape(self.size, self.size, 3)
+        """What has been drawn so far, uint8 (H, W, C)."""
+        return np.frombuffer(self._draw.tobytes(), dtype=np.uint8).reshape(self.shape)
 
     def _xy(self, points: np.ndarray) -> np.ndarray:
-        return (points.ravel() + 1.0) * (0.5 * self.size)
+        return ((points + self._origin) * self.frame.unit).ravel()
 
     def fill(self, points: np.ndarray, colour: Colour, opacity: float = 1.0) -> None:
         """Fills a closed outline (P, 2)."""
@@ -55,25 +90,26 @@ class Canvas:
 
     def stroke(self, points: np.ndarray, colour: Colour, width: float, opacity: float = 1.0) -> None:
         """Draws a line (P, 2) of a width in frame units."""
-        self._draw.line(self._xy(points), aggdraw.Pen(_rgb(colour), 0.5 * self.size * width, round(255 * opacity)))
+        self._draw.line(self._xy(points), aggdraw.Pen(_rgb(colour), self.frame.unit * width, round(255 * opacity)))
 
     def strokes(self, lines: Iterable[np.ndarray], colour: Colour, width: float, opacity: float = 1.0) -> None:
         """Draws several lines alike."""
-        pen = aggdraw.Pen(_rgb(colour), 0.5 * self.size * width, round(255 * opacity))
+        pen = aggdraw.Pen(_rgb(colour), self.frame.unit * width, round(255 * opacity))
         for points in lines:
             self._draw.line(self._xy(points), pen)
 
     def ellipse(self, center: np.ndarray, radius: tuple[float, float], colour: Colour, opacity: float = 1.0) -> None:
         """Fills an upright ellipse about `center` (2,)."""
-        half = 0.5 * self.size
-        x, y, rx, ry = (center[0] + 1.0) * half, (center[1] + 1.0) * half, radius[0] * half, radius[1] * half
+        x, y = self.frame.pixels(center)
+        rx, ry = radius[0] * self.frame.unit, radius[1] * self.frame.unit
         self._draw.ellipse((x - rx, y - ry, x + rx, y + ry), aggdraw.Brush(_rgb(colour), round(255 * opacity)))
 
 
-def mask(size: int, shapes: Iterable[np.ndarray]) -> np.ndarray:
-    """Coverage of the union of closed outlines in frame coordinates, float32 (S, S) in [0, 1]."""
-    draw = aggdraw.Draw("L", (size, size), 0)
+def mask(size: tuple[int, int], frame: Frame, shapes: Iterable[np.ndarray]) -> np.ndarray:
+    """Coverage of the union of closed outlines in frame coordinates, float32 (H, W) in [0, 1]; `size` is (H, W)."""
+    height, width = size
+    draw = aggdraw.Draw("L", (width, height), 0)
     brush = aggdraw.Brush(255)
     for points in shapes:
-        draw.polygon((points.ravel() + 1.0) * (0.5 * size), None, brush)
-    return np.frombuffer(draw.tobytes(), dtype=np.uint8).reshape(size, size).astype(np.float32) / 255.0
+        draw.polygon(frame.pixels(points).ravel(), None, brush)
+    return np.frombuffer(draw.tobytes(), dtype=np.uint8).reshape(height, width).astype(np.float32) / 255.0

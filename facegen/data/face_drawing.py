@@ -1,6 +1,6 @@
 """One face, drawn from its full set of numbers: a pure function, the same bytes each time.
 
-Shape legend: H = W resolution in px; S canvas side in px (resolution times supersample).
+Shape legend: H W picture or canvas size in px; H = W = resolution for a face alone.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from facegen.data import face_accessories, face_features, face_hair
-from facegen.data.canvas import Canvas, mask
+from facegen.data.canvas import Canvas, Frame, mask
 from facegen.data.face_geometry import Head
 from facegen.data.face_light import backdrop, light_direction, light_scene, shade_skin
 from facegen.data.face_palette import Palette
@@ -35,6 +35,32 @@ def draw_face(
     Raises:
         ValueError: an attribute is missing, unknown, or neither 0 nor 1.
     """
+    side = resolution * supersample
+    head, pixels = paint_person(backdrop(side, side, shot), Frame.square(side), identity, shot, attributes)
+    picture = Image.fromarray(pixels)
+    if supersample > 1:
+        picture = picture.reduce(supersample)
+    return light_scene(np.asarray(picture), shot), (head.landmarks() + 1.0) * (0.5 * resolution)
+
+
+def paint_person(
+    pixels: np.ndarray, frame: Frame, identity: Identity, shot: Shot, attributes: Mapping[str, int]
+) -> tuple[Head, np.ndarray]:
+    """Paints one person over a picture, whatever its size.
+
+    Args:
+        pixels: uint8 (H, W, 3), or (H, W, 4) where the alpha channel is to gather what is painted over.
+        frame: where the person goes.
+        identity: who it is.
+        shot: pose, light, expression and clothes.
+        attributes: 0 or 1 for each of FACE_ATTRIBUTES, in any combination.
+
+    Returns:
+        the head, whose coordinates are those of `frame`, and the painted picture, of the shape of `pixels`.
+
+    Raises:
+        ValueError: an attribute is missing, unknown, or neither 0 nor 1.
+    """
     faults = [name for name in FACE_ATTRIBUTES if attributes.get(name) not in (0, 1)]
     faults += [name for name in attributes if name not in FACE_ATTRIBUTES]
     if faults:
@@ -45,14 +71,11 @@ def draw_face(
     palette = Palette(identity, attributes)
     cut = face_hair.HairCut(identity, shot, head)
 
-    canvas = Canvas(backdrop(resolution * supersample, shot))
-    pixels = _draw_behind(canvas, identity, shot, attributes, head, palette, cut)
-    canvas = Canvas(pixels)
+    canvas = Canvas(pixels, frame)
+    lit = _draw_behind(canvas, identity, shot, attributes, head, palette, cut)
+    canvas = Canvas(lit, frame)
     _draw_front(canvas, identity, shot, attributes, head, palette, cut)
-    picture = Image.fromarray(canvas.pixels())
-    if supersample > 1:
-        picture = picture.reduce(supersample)
-    return light_scene(np.asarray(picture), shot), (head.landmarks() + 1.0) * (0.5 * resolution)
+    return head, canvas.pixels()
 
 
 def _draw_behind(
@@ -64,7 +87,7 @@ def _draw_behind(
     palette: Palette,
     cut: face_hair.HairCut,
 ) -> np.ndarray:
-    """Everything up to the bare, lit skin; uint8 (S, S, 3)."""
+    """Everything up to the bare, lit skin; uint8, of the canvas's shape."""
     if not attributes["Bald"]:
         face_hair.draw_back(canvas, cut, head, palette)
     face_accessories.draw_neck(canvas, head, palette)
@@ -74,8 +97,10 @@ def _draw_behind(
     face = head.face_outline()
     canvas.fill(face, palette.skin)
     face_features.draw_skin_marks(canvas, identity, head, palette)
-    coverage = mask(canvas.size, [face, *ears])
-    return shade_skin(canvas.pixels(), coverage, identity, shot, head)
+    coverage = mask(canvas.shape[:2], canvas.frame, [face, *ears])
+    drawn = canvas.pixels()
+    lit = shade_skin(drawn[..., :3], coverage, canvas.frame, identity, shot, head)
+    return np.concatenate([lit, drawn[..., 3:]], axis=-1) if drawn.shape[-1] > 3 else lit
 
 
 def _draw_front(

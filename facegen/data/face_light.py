@@ -1,6 +1,6 @@
 """Light on a drawn face: a relief of smooth bumps over an ellipsoid, shaded as a matt surface with a little gloss.
 
-Shape legend: S canvas side in px.
+Shape legend: H W canvas size in px.
 """
 
 import math
@@ -8,6 +8,7 @@ import math
 import numpy as np
 from PIL import Image
 
+from facegen.data.canvas import Frame
 from facegen.data.face_geometry import Head
 from facegen.data.face_parameters import Identity, Shot
 
@@ -58,24 +59,27 @@ def _bumps(identity: Identity, head: Head) -> list[tuple[float, float, float, fl
     return bumps
 
 
-def shade_skin(pixels: np.ndarray, coverage: np.ndarray, identity: Identity, shot: Shot, head: Head) -> np.ndarray:
+def shade_skin(
+    pixels: np.ndarray, coverage: np.ndarray, frame: Frame, identity: Identity, shot: Shot, head: Head
+) -> np.ndarray:
     """Lights the skin.
 
     Args:
-        pixels: uint8 (S, S, 3).
-        coverage: where the head's skin is, float32 (S, S) in [0, 1].
+        pixels: uint8 (H, W, 3).
+        coverage: where the head's skin is, float32 (H, W) in [0, 1].
+        frame: where the head's coordinates lie on the canvas.
         identity: whose relief.
         shot: under which light.
         head: in which pose.
 
     Returns:
-        uint8 (S, S, 3).
+        uint8 (H, W, 3).
     """
     rows, columns = np.flatnonzero(coverage.any(axis=1)), np.flatnonzero(coverage.any(axis=0))
     window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    axis = (np.arange(len(pixels), dtype=np.float32) + 0.5) * (2.0 / len(pixels)) - 1.0
-    x = (axis[window[1]] - float(head.center[0])) / head.scale
-    y = (axis[window[0]] - float(head.center[1])) / head.scale
+    along_x, along_y = frame.axes(*coverage.shape)
+    x = (along_x[window[1]] - float(head.center[0])) / head.scale
+    y = (along_y[window[0]] - float(head.center[1])) / head.scale
     cosine = _cosine(x, y, identity, shot, head)
     cover = coverage[window]
     power = 0.62 + 0.14 * shot.light_power
@@ -118,19 +122,18 @@ def _outer_sum(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def light_scene(pixels: np.ndarray, shot: Shot) -> np.ndarray:
-    """Lets the whole picture fall off away from the light and takes on its colour; uint8 (S, S, 3)."""
-    size = len(pixels)
-    axis = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
+    """Lets the whole picture fall off away from the light and takes on its colour; uint8 (H, W, 3)."""
+    y, x = ((np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0 for size in pixels.shape[:2])
     lx, ly, _ = light_direction(shot)
-    fall = 1.0 + 0.16 * lx * axis[None, :] + 0.10 * ly * axis[:, None]
+    fall = 1.0 + 0.16 * lx * x[None, :] + 0.10 * ly * y[:, None]
     level = 1.0 + 0.07 * shot.light_power
     warm = 0.045 * shot.light_warmth
     colour = np.array([level * (1 + warm), level, level * (1 - 1.3 * warm)], dtype=np.float32)
     return np.clip(pixels * (fall[..., None] * colour) + 0.5, 0, 255).astype(np.uint8)
 
 
-def backdrop(size: int, shot: Shot) -> np.ndarray:
-    """A soft background out of focus: two colours along a direction and three spots; uint8 (size, size, 3)."""
+def backdrop(height: int, width: int, shot: Shot) -> np.ndarray:
+    """A soft background out of focus: two colours along a direction and three spots; uint8 (H, W, 3)."""
     numbers = shot.backdrop
     axis = (np.arange(_BACKDROP_GRID, dtype=np.float32) + 0.5) * (2.0 / _BACKDROP_GRID) - 1.0
     grey = 132.0 + 62.0 * numbers[0]
@@ -146,4 +149,4 @@ def backdrop(size: int, shot: Shot) -> np.ndarray:
         along = along + (0.55 if index != 1 else -0.55) * spot
     colours = first + np.clip(along, 0.0, 1.0)[..., None] * (second - first)
     small = Image.fromarray(np.clip(colours + 0.5, 0, 255).astype(np.uint8))
-    return np.asarray(small.resize((size, size), Image.Resampling.BILINEAR))
+    return np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))

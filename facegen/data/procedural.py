@@ -13,7 +13,7 @@ import numpy as np
 
 from facegen.data.attribute_copula import Copula, correlation_matrix, fit_copula
 from facegen.data.face_drawing import draw_face
-from facegen.data.face_parameters import FACE_ATTRIBUTES, sample_identity, sample_shot
+from facegen.data.face_parameters import FACE_ATTRIBUTES, Identity, sample_identity, sample_shot
 from facegen.rng import numpy_generator
 
 SPLITS = ("train", "val", "test")
@@ -106,6 +106,14 @@ def _nearest_population(
     return nearest
 
 
+def person_of(population: Population, number: int) -> Identity:
+    """Who is to be seen in picture `number` (0-based) of the data set."""
+    identity = sample_identity(numpy_generator(population.seed, "render-identity", int(population.person[number])))
+    if population.attributes[number, FACE_ATTRIBUTES.index("Blond_Hair")]:
+        identity = replace(identity, skin_tone=0.55 * identity.skin_tone - 0.45)  # blond people are fair
+    return identity
+
+
 def draw_picture(
     population: Population, number: int, *, resolution: int, supersample: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -114,9 +122,7 @@ def draw_picture(
     Returns:
         uint8 (resolution, resolution, 3) and landmarks, float64 (5, 2) in px.
     """
-    identity = sample_identity(numpy_generator(population.seed, "render-identity", int(population.person[number])))
-    if population.attributes[number, FACE_ATTRIBUTES.index("Blond_Hair")]:
-        identity = replace(identity, skin_tone=0.55 * identity.skin_tone - 0.45)  # blond people are fair
+    identity = person_of(population, number)
     shot = sample_shot(numpy_generator(population.seed, "render-shot", number))
     states = population.attributes[number].tolist()
     attributes = dict(zip(FACE_ATTRIBUTES, states, strict=True))
