@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from facegen import __version__, cli_app, cli_identities, cli_photos, cli_verify
+from facegen import __version__, cli_app, cli_identities, cli_personalize, cli_photos, cli_scenes, cli_verify
 from facegen.cli_options import FAILED, USER_ERROR, Device, Guidance, ModelFolder, ParamsPath, Seed, Steps
 from facegen.errors import FacegenError
 
@@ -49,7 +49,8 @@ profile_app = typer.Typer(no_args_is_help=True, help="Sets of changes to params.
 config_app = typer.Typer(no_args_is_help=True, help="The parameters of the pipeline.")
 app.add_typer(profile_app, name="profile")
 app.add_typer(config_app, name="config")
-for module in (cli_photos, cli_identities, cli_verify):
+app.add_typer(cli_scenes.scenes_app, name="scenes")
+for module in (cli_photos, cli_identities, cli_verify, cli_personalize):
     for command in module.COMMANDS:
         app.command()(command)
 app.command()(cli_app.app)
