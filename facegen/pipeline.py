@@ -4,7 +4,7 @@
     images = pipe({"Male": 1, "Smiling": 1}, seeds=[0, 1, 2]).images
 
 Image i is a function of its seed, not of the batch it is made in. Shapes: B images, C H W latents, A attributes, E
-identity embedding.
+identity embedding, K people in a picture, D hidden size.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from facegen.flow.guidance import guided_velocity
 from facegen.flow.sampler import initial_noise
 from facegen.models.autoencoder import decode, load_autoencoder
 from facegen.models.dit import LatentDiT, check_states
+from facegen.models.person_condition import MappedIdentity, check_masks
 
 States = Mapping[str, int] | str | Tensor | np.ndarray
 """One request for all images ("Male=1,Smiling=0" or {"Male": 1}), or states (B, A)."""
@@ -147,7 +148,9 @@ class FacePipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         attribute_scales: Mapping[str, float] | None = None,
-        identity: Tensor | np.ndarray | None = None,
+        identity: Tensor | np.ndarray | MappedIdentity | None = None,
+        identity_scale: float | None = None,
+        identity_masks: Tensor | np.ndarray | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -164,8 +167,12 @@ class FacePipeline(DiffusionPipeline):
                 1 is none.
             guidance_interval: (low, high): guidance acts where low <= t <= high, t = 1 being noise.
             attribute_scales: extra guidance on single attributes, by name; the identity is kept.
-            identity: (B, E) unit vectors, embeddings by the recogniser that the model was trained with; None for the
-                empty identity: the seed decides who it is.
+            identity: (B, E) unit vectors, embeddings by the recogniser that the model was trained with, or what an
+                adapter made of photographs; None for the empty identity: the seed decides who it is.
+            identity_scale: guidance towards the identity, guidance_scale being that towards the attributes alone; None
+                is one scale for both. 0 leaves the identity out within the interval.
+            identity_masks: (K, h, w) or, for each image, (B, K, h, w) from 0 to 1: where each of K people is; then the
+                identities are (B, K, E).
             latents: start noise (B, C, H, W) instead of that of the seeds.
             output_type: "pil", "np" (uint8 (B, H, W, 3)) or "latent".
             callback_on_step_end: called as (pipeline, step, timestep, {"latents": x}), as in diffusers.
@@ -179,7 +186,11 @@ class FacePipeline(DiffusionPipeline):
         guidance_interval = self._setting("guidance_interval", guidance_interval)
         config, device = self.transformer.config, self.device
         states = self._states(attributes, len(seeds)).to(device)
-        person = None if identity is None else self._identity(identity, len(seeds)).to(device, self.transformer.dtype)
+        masks = None if identity_masks is None else self._masks(identity_masks, len(seeds)).to(device)
+        person = None
+        if identity is not None:
+            person = self._identity(identity, len(seeds), masks).to(device, self.transformer.dtype)
+        shown = {} if masks is None else {"identity_masks": masks}
         scales = {self.attribute_names.index(require_known(k, self.attribute_names)): w
                   for k, w in (attribute_scales or {}).items()}  # fmt: skip
         shape = (config.in_channels, config.sample_size, config.sample_size)
@@ -188,6 +199,8 @@ class FacePipeline(DiffusionPipeline):
             raise ValueError(f"latents have shape {tuple(x.shape)}; expected {(len(seeds), *shape)}")
 
         def network(x_t: Tensor, t: Tensor, y: Tensor, **person: Tensor) -> Tensor:
+            if isinstance(identity, MappedIdentity):
+                person["identity_mapped"] = person.pop("identity")
             return self.transformer(x_t.to(self.transformer.dtype), t, y, **person, return_dict=False)[0].float()
 
         set_timesteps(self.scheduler, num_inference_steps, device=device)
@@ -195,6 +208,7 @@ class FacePipeline(DiffusionPipeline):
             v = guided_velocity(
                 network, x, scheduler_time(self.scheduler, timestep), states,
                 scale=guidance_scale, interval=guidance_interval, attribute_scales=scales, identity=person,
+                identity_scale=identity_scale, shown=shown,
             )  # fmt: skip
             x = self.scheduler.step(v, timestep, x, return_dict=False)[0]
             if callback_on_step_end is not None:
@@ -223,14 +237,27 @@ class FacePipeline(DiffusionPipeline):
         check_states(states)
         return states.to(torch.int8)
 
-    def _identity(self, identity: Tensor | np.ndarray, num: int) -> Tensor:
-        """Return identities (num, E) float32, checked."""
-        size = self.transformer.config.identity_dim
+    def _masks(self, masks: Tensor | np.ndarray, num: int) -> Tensor:
+        """Return masks (num, K, h, w) float32, checked."""
+        given = torch.as_tensor(masks, dtype=torch.float32)
+        if given.ndim not in (3, 4) or (given.ndim == 4 and len(given) != num) or 0 in given.shape:
+            raise ValueError(f"identity_masks have shape {tuple(given.shape)}; expected (K, h, w) or ({num}, K, h, w)")
+        check_masks(given)
+        return given.expand(num, -1, -1, -1)
+
+    def _identity(
+        self, identity: Tensor | np.ndarray | MappedIdentity, num: int, masks: Tensor | None = None
+    ) -> Tensor:
+        """Return identities (num, E), or (num, K, E) where there are masks, float32, checked."""
+        config, mapped = self.transformer.config, isinstance(identity, MappedIdentity)
+        size = config.hidden_size if mapped else config.identity_dim
         if size is None:
             raise ValueError("this model has no identity condition (it was trained without a recogniser); leave it out")
-        vectors = torch.as_tensor(identity, dtype=torch.float32)
-        if tuple(vectors.shape) != (num, size):
-            raise ValueError(f"identity has shape {tuple(vectors.shape)}; expected {(num, size)}, a row per seed")
+        given = identity.vectors if isinstance(identity, MappedIdentity) else identity
+        vectors = torch.as_tensor(given, dtype=torch.float32)
+        wanted = (num, size) if masks is None else (num, masks.shape[1], size)
+        if tuple(vectors.shape) != wanted:
+            raise ValueError(f"identity has shape {tuple(vectors.shape)}; expected {wanted}, a row per seed")
         if not bool(vectors.isfinite().all()):
             raise ValueError("identity holds NaN or infinity; expected unit vectors")
         return vectors

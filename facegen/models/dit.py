@@ -1,7 +1,7 @@
 """LatentDiT: a diffusion transformer over VAE latents, steered by three-state attributes and by identity.
 
     latents (B, C, H, W) (+ context (B, K, H, W)) -> patches (B, N, D) + positions
-    c = MLP(Timesteps(t)) + attribute embedding (+ identity projection) (+ crop projection)
+    c = MLP(Timesteps(t)) + attribute embedding (+ identity projection) (+ crop projection)     (B, D); (B, N, D) with masks
     depth x [ LN -> (gamma1, beta1) -> self-attention -> x gate1 -> + ; LN -> (gamma2, beta2) -> MLP -> x gate2 -> + ]
     LN -> (gamma, beta) -> linear -> unpatchify -> v (B, C, H, W)
 
@@ -13,6 +13,9 @@ An inpainting model (`inpainting_model`) sees a context beside x_t: which latent
 mask of what is kept, and the kept latents), and which part of the face it is shown: the tokens of a part stand between
 those of the whole face. No context, all zeros, is the generator that it was made from. Source: Rombach et al., Latent
 Diffusion, section 4.5 (concatenated mask and picture).
+
+Where several people have a mask each, every token has a condition of its own (`person_condition`), and so a modulation:
+the same parameters, broadcast over tokens instead of over the picture.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from facegen.attributes import ABSENT, PRESENT, UNKNOWN
+from facegen.models.person_condition import check_people, placed, rows_like, token_shares, without
 from facegen.models.positions import crop_positions, sincos_positions, timestep_embedding
 from facegen.models.sharing import Sharing, received_attention, shared_attention, tempered
 
@@ -43,8 +47,13 @@ class LatentDiTOutput(BaseOutput):
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return x (B, N, D) scaled by 1 + scale and shifted, both (B, D)."""
-    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])  # (B, N, D)
+    """Return x (B, N, D) scaled by 1 + scale and shifted, both (B, D) or (B, N, D)."""
+    return torch.addcmul(over_tokens(shift), x, 1 + over_tokens(scale))  # (B, N, D)
+
+
+def over_tokens(vectors: Tensor) -> Tensor:
+    """Return (B, 1, D) of one vector a picture, (B, D); vectors of each token, (B, N, D), as they are."""
+    return vectors[:, None] if vectors.ndim == 2 else vectors
 
 
 class AttributeEmbedder(nn.Module):
@@ -95,11 +104,15 @@ class DiTBlock(nn.Module):
     def forward(
         self, x: Tensor, modulation: Tensor, source: Tensor | None = None, share: float = 0.0, *, mapped: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the tokens (B, N, D) and, if `mapped`, the attention (B, N) that each receives; modulation (B, 6, D)."""
-        gamma1, beta1, gate1, gamma2, beta2, gate2 = modulation.unbind(dim=1)  # each (B, D)
+        """Return the tokens (B, N, D) and, if `mapped`, the attention (B, N) that each receives.
+
+        Args:
+            modulation: (B, 6, D), or (B, 6, N, D) where each token has its own.
+        """
+        gamma1, beta1, gate1, gamma2, beta2, gate2 = modulation.unbind(dim=1)  # each (B, D) or (B, N, D)
         seen, received = self.attn(modulate(self.norm1(x), gamma1, beta1), source, share, mapped=mapped)
-        x = torch.addcmul(x, gate1[:, None], seen)
-        return torch.addcmul(x, gate2[:, None], self.mlp(modulate(self.norm2(x), gamma2, beta2))), received
+        x = torch.addcmul(x, over_tokens(gate1), seen)
+        return torch.addcmul(x, over_tokens(gate2), self.mlp(modulate(self.norm2(x), gamma2, beta2))), received
 
 
 class LatentDiT(ModelMixin, ConfigMixin):
@@ -185,29 +198,33 @@ class LatentDiT(ModelMixin, ConfigMixin):
         identity_known: Tensor | None,
         crop: Tensor | None = None,
         identity_dropped: Tensor | None = None,
+        identity_mapped: Tensor | None = None,
+        identity_masks: Tensor | None = None,
     ) -> Tensor:
         """Return c (B, D) from t (B,), attributes (B, A) and, where the model has them, identity (B, E) and crop (B, 3).
 
         A row without identity (None, or `identity_known` false) takes the learned empty identity, which no component
-        is ever dropped of.
+        is ever dropped of. With masks of K people, whose identities are (B, K, E), c is (B, N, D).
         """
         dtype = self.final_linear.weight.dtype
         c = self.t_embedder(timestep_embedding(timestep, dim=FREQUENCIES).to(dtype))
         c = c + self.y_embedder(attributes)  # (B, D)
         if crop is not None:
             c = c + self.crop_embedder(crop_code(crop).to(dtype))
-        if self.config.identity_dim is None:
-            return c
-        if identity is None:
-            return c + self.identity_null
-        scale = self.config.identity_dim**0.5  # a unit vector's entries are small: without it this layer learns slowly
-        projected = self.identity_embedder(scale * identity)  # (B, D)
-        if identity_dropped is not None:  # the others make up for those that are dropped, row by row
-            kept = (~identity_dropped).to(projected.dtype)
-            projected = projected * kept / kept.mean(dim=1, keepdim=True).clamp(min=1 / kept.shape[1])
+        has_identity, D = self.config.identity_dim is not None, self.config.hidden_size
+        null: Tensor = self.identity_null if has_identity else c.new_zeros(D)
+        if identity is not None:
+            scale = self.config.identity_dim**0.5  # a unit vector's entries are small: else this layer learns slowly
+            person = without(self.identity_embedder(scale * identity), identity_dropped)  # (B, D) or (B, K, D)
+        elif identity_mapped is not None:
+            person = null + identity_mapped
+        else:
+            return c + null if has_identity else c
         if identity_known is not None:
-            projected = torch.where(identity_known[:, None], projected, self.identity_null.to(projected.dtype))
-        return c + projected
+            person = torch.where(rows_like(identity_known, person), person, null.to(person.dtype))
+        if identity_masks is None:
+            return c + person
+        return c[:, None] + placed(person, token_shares(identity_masks, grid=self.grid), null)  # (B, N, D)
 
     def forward(
         self,
@@ -221,6 +238,8 @@ class LatentDiT(ModelMixin, ConfigMixin):
         identity_dropped: Tensor | None = None,
         sharing: Sharing | None = None,
         return_dict: bool = True,  # noqa: FBT001 (as in every diffusers model)
+        identity_mapped: Tensor | None = None,
+        identity_masks: Tensor | None = None,
     ) -> LatentDiTOutput | tuple[Tensor] | tuple[Tensor, Tensor | None]:
         """Predict the velocity.
 
@@ -228,14 +247,17 @@ class LatentDiT(ModelMixin, ConfigMixin):
             hidden_states: x_t, (B, C, H, W), in units of the normalised latents.
             timestep: t, (B,) in [0, 1]; 1 is noise.
             attributes: (B, A) integers: -1 unknown, 0 absent, 1 present.
-            identity: (B, E) unit vectors, or None for the learned empty identity.
-            identity_known: (B,) bool; False rows take the empty identity.
+            identity: (B, E) unit vectors, or None for the learned empty identity; (B, K, E) with masks of K people.
+            identity_known: (B,) bool, or (B, K) with masks; False rows take the empty identity.
             context: of an inpainting model: (B, K, H, W), what is kept (1) and its latents; None is all zeros.
             crop: of an inpainting model: (B, 3), centre x, centre y and side of the square that is shown, in shares of
                 the whole face; None is the whole face.
             identity_dropped: (B, D) bool, for training: components of the projected identity that are left out, the
                 others being raised to make up for them (contextual partial dropout; Boutros et al., IDiff-Face).
             sharing: attention that rows take from other rows, and what is to be told of it; None is neither.
+            identity_mapped: instead of `identity`, (B, D) or (B, K, D): what an adapter adds to c of the empty identity.
+            identity_masks: (B, K, h, w) from 0 to 1: where each person is, averaged over the area of each token; what
+                nobody has takes the empty identity.
 
         Returns:
             LatentDiTOutput with `sample` = v, (B, C, H, W); a tuple if `return_dict` is False.
@@ -243,12 +265,18 @@ class LatentDiT(ModelMixin, ConfigMixin):
         Raises:
             ValueError: if a shape does not fit the model, or it is given a condition that it does not have.
         """
-        self._check(hidden_states, timestep, attributes, identity)
+        self._check(hidden_states, timestep, attributes)
+        check_people(
+            self.config, len(hidden_states), identity, identity_mapped, identity_masks, shared=sharing is not None
+        )
         self._check_context(hidden_states, context, crop)
-        B = hidden_states.shape[0]
         D, L = self.config.hidden_size, self.config.depth
-        c = self.condition(timestep, attributes, identity, identity_known, crop, identity_dropped)  # (B, D)
-        modulation = self.adaLN_modulation(c).view(B, 6 * L + 2, D)  # one product for all blocks
+        c = self.condition(
+            timestep, attributes, identity, identity_known, crop, identity_dropped, identity_mapped, identity_masks
+        )  # (B, D) or (B, N, D)
+        modulation = self.adaLN_modulation(c).view(*c.shape[:-1], 6 * L + 2, D)  # one product for all blocks
+        if identity_masks is not None:
+            modulation = modulation.transpose(1, 2)  # (B, 6 L + 2, N, D)
         if sharing is not None:
             modulation = torch.cat([tempered(modulation[:, :-2], sharing), modulation[:, -2:]], dim=1)
         patches = self.x_embedder(hidden_states)  # (B, D, H/p, W/p)
@@ -277,7 +305,7 @@ class LatentDiT(ModelMixin, ConfigMixin):
         B, g, p, C = x.shape[0], self.grid, self.config.patch_size, self.config.in_channels
         return x.view(B, g, g, p, p, C).permute(0, 5, 1, 3, 2, 4).reshape(B, C, g * p, g * p)
 
-    def _check(self, x: Tensor, t: Tensor, attributes: Tensor, identity: Tensor | None) -> None:
+    def _check(self, x: Tensor, t: Tensor, attributes: Tensor) -> None:
         c = self.config
         wanted = (x.shape[0], c.in_channels, c.sample_size, c.sample_size)
         if tuple(x.shape) != wanted:
@@ -289,10 +317,6 @@ class LatentDiT(ModelMixin, ConfigMixin):
                 f"attributes has shape {tuple(attributes.shape)}; expected {(x.shape[0], len(c.attribute_names))} "
                 f"({', '.join(c.attribute_names)})"
             )
-        if identity is not None and c.identity_dim is None:
-            raise ValueError("this model has no identity condition (identity_dim is null); pass identity=None")
-        if identity is not None and tuple(identity.shape) != (x.shape[0], c.identity_dim):
-            raise ValueError(f"identity has shape {tuple(identity.shape)}; expected {(x.shape[0], c.identity_dim)}")
 
     def _check_context(self, x: Tensor, context: Tensor | None, crop: Tensor | None) -> None:
         wanted = {"context": (x.shape[0], self.config.context_channels, *x.shape[2:]), "crop": (x.shape[0], 3)}
