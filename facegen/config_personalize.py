@@ -75,6 +75,7 @@ class TextToImage(Section):
     num_heads: Heads
     max_tokens: Annotated[int, Field(ge=16, le=1024)]
     prediction_type: Literal["epsilon", "v_prediction"]
+    text_pairs: Count
     total_images: Count
     batch_size: Batch
     learning_rate: LearningRate

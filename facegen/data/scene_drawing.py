@@ -21,11 +21,12 @@ from facegen.data.procedural import SPLITS, Population, person_of
 from facegen.rng import numpy_generator
 
 HEIGHT, WIDTH = 64, 96  # px, that the measures below are meant for; other sizes scale them
-_UNIT_OF_TWO = (23.5, 26.5)  # px of half a face picture's side where two people share the scene
-_UNIT_OF_ONE = (24.0, 30.0)
-_BOTTOM = (-2.5, 4.0)  # px from the picture's lower edge down to where a face picture ends
-_PLACE_OF_TWO = (22.0, 27.0)  # px from the side to the middle of a person
-_PLACE_OF_ONE = (28.0, 68.0)
+# People stand for a portrait: a small model has to learn the scenes in minutes, and words should change faces, not places.
+_UNIT = (25.0, 26.5)  # px of half a face picture's side
+_BOTTOM = (-0.5, 1.5)  # px from the picture's lower edge down to where a face picture ends
+_PLACE_OF_TWO = (23.5, 25.5)  # px from the side to the middle of a person
+_PLACE_OF_ONE = (46.0, 50.0)
+_POSE = 0.5  # of a face picture's turns and shifts
 _REDRAWN = 0.5  # chance that an attribute of the shot is drawn anew: text has to be worth more than the person's habit
 _PRESENT = {"Smiling": 0.5, "Eyeglasses": 0.4, "Bangs": 0.35, "Wearing_Hat": 0.45}  # how often it is then present
 
@@ -95,12 +96,19 @@ def cast_scene(
         raise ValueError(f"{split} has {len(people)} people; scenes need two: raise render.num_identities")
     count = 2 if rng.random() < two_share else 1
     chosen = rng.choice(people, size=count, replace=False).tolist()
-    first, *others = (sample_shot(rng) for _ in chosen)
+    first, *others = (_portrait(sample_shot(rng)) for _ in chosen)
     light = {name: getattr(first, name) for name in ("light_x", "light_y", "light_power", "light_warmth")}
     shots = [first, *(replace(shot, **light) for shot in others)]
     return tuple(
         _actor(population, person, shot, rng, frame)
         for person, shot, frame in zip(chosen, shots, _frames(rng, count, height, width), strict=True)
+    )
+
+
+def _portrait(shot: Shot) -> Shot:
+    """The shot with smaller turns and shifts."""
+    return replace(
+        shot, **{name: _POSE * getattr(shot, name) for name in ("yaw", "pitch", "roll", "shift_x", "shift_y")}
     )
 
 
@@ -122,7 +130,7 @@ def _frames(rng: np.random.Generator, count: int, height: int, width: int) -> li
     scale = min(height / HEIGHT, width / WIDTH)
     frames = []
     for index in range(count):
-        unit = scale * rng.uniform(*(_UNIT_OF_TWO if count == 2 else _UNIT_OF_ONE))
+        unit = scale * rng.uniform(*_UNIT)
         bottom = height + scale * rng.uniform(*_BOTTOM)
         x = rng.uniform(*(_PLACE_OF_TWO if count == 2 else _PLACE_OF_ONE)) * width / WIDTH
         x = width - x if index == 1 else x
