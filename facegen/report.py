@@ -1,8 +1,8 @@
 """One page that shows what a run made and how good it is: eval/report.html, which needs nothing but itself.
 
-It reads what score, sample, edit and identities wrote (eval/metrics.json, eval/preprocess.json, eval/plots, eval/samples,
-eval/edits, eval/identities). Every figure comes with its number of images, its interval, the floor it is to be read
-against, and a sentence that says how.
+It reads what score, sample, edit, identities, personalize and dit_mapper wrote (eval/metrics.json, eval/preprocess.json,
+eval/plots, eval/samples, eval/edits, eval/identities, eval/personalize, eval/personalize-dit). Every figure comes with its
+number of images, its interval, the floor it is to be read against, and a sentence that says how.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ from facegen.report_edits import TEMPLATE as PHOTOGRAPHS
 from facegen.report_edits import edit_section, upscale_section
 from facegen.report_identities import PEOPLE_HEADLINES, PEOPLE_READINGS, PEOPLE_TABLES, people_section
 from facegen.report_identities import TEMPLATE as PEOPLE
+from facegen.report_personalize import (
+    DIT_GRIDS,
+    GIVEN_GRIDS,
+    PERSONALIZE_HEADLINES,
+    PERSONALIZE_READINGS,
+    PERSONALIZE_TABLES,
+    personalize_section,
+)
+from facegen.report_personalize import TEMPLATE as GIVEN
 from facegen.report_tables import GENERATORS, comparison, control_table, judge_table
 from facegen.report_text import HEADLINES, READINGS
 from facegen.score_charts import gan_figures, guidance_chart, point_chart, reliability_chart, roc_chart
@@ -38,8 +47,12 @@ GAP_PX = 2
 PRIOR_COLUMNS, PRIOR_ROWS = 16, 5
 CURVES = {"frechet_by_images": ("thousand images seen", 1e-3), "frechet_by_steps": ("solver steps", 1.0)}
 WEBP = {"quality": 92, "method": 4}
-ALL_READINGS = READINGS | PEOPLE_READINGS
-PEOPLE_GRIDS = {"people": "People of the data set", "stages": "The methods, from the same noise"}  # of eval/identities
+ALL_READINGS = READINGS | PEOPLE_READINGS | PERSONALIZE_READINGS
+ALL_HEADLINES = (*HEADLINES, *PEOPLE_HEADLINES, *PERSONALIZE_HEADLINES)
+PEOPLE_GRIDS = {
+    "identities/people": "People of the data set",
+    "identities/stages": "The methods, from the same noise",
+}
 EDIT_TABLE = re.compile(r"edit\.\w+\.(directions|attributes|regions|areas)")  # of eval/metrics.json
 
 
@@ -69,10 +82,11 @@ def build_report(folder: Path) -> str:
     """Return the page.
 
     Args:
-        folder: eval/, with metrics.json, preprocess.json, plots/, samples/, edits/ and identities/.
+        folder: eval/, with metrics.json, preprocess.json, plots/, samples/, edits/ and identities/; where they were
+            made, personalize/ and personalize-dit/, too.
 
     Raises:
-        FileNotFoundError: if one of them is missing.
+        FileNotFoundError: if one of the first is missing.
         DamagedArtifactError: if one is not what it should be.
     """
     metrics, data = read_json(folder / "metrics.json"), read_json(folder / "preprocess.json")
@@ -87,7 +101,7 @@ def build_report(folder: Path) -> str:
     page = environment.get_template(TEMPLATE)
     return page.render(
         facts=run_facts(parameters, data, read_json(folder / "plots/models.json"), num_prior=len(samples.of(PRIOR))),
-        headlines=[by_name[name] for name in (*HEADLINES, *PEOPLE_HEADLINES) if name in by_name],
+        headlines=[by_name[name] for name in ALL_HEADLINES if name in by_name],
         ratio=metrics["dit"]["frechet"]["value"] / max(metrics["floor"]["frechet"]["value"], 1e-12),
         figures=figures,
         extractor=metrics["extractors"]["frechet"],
@@ -107,11 +121,11 @@ def build_report(folder: Path) -> str:
         upscaling_strip=embedded_png(folder / "plots/upscaling.png"),
         people_template=PEOPLE,
         people=people_section(metrics["identities"], metrics["verification"], folder),
-        people_grids=[
-            (label, embedded_png(path))
-            for name, label in PEOPLE_GRIDS.items()
-            if (path := folder / f"identities/{name}.png").is_file()
-        ],
+        people_grids=embedded_grids(folder, PEOPLE_GRIDS),
+        given_template=GIVEN,
+        given=personalize_section(metrics, folder),
+        given_grids=embedded_grids(folder, GIVEN_GRIDS),
+        dit_grids=embedded_grids(folder, DIT_GRIDS),
         flips=flip_strips(samples, columns=parameters["sample.grid_columns"]),
         combinations=combination_strips(samples),
         strengths=strength_strips(samples, num_scales=len(parameters["sample.strengths"])),
@@ -128,8 +142,8 @@ def build_report(folder: Path) -> str:
 def all_figures(metrics: Mapping[str, Any], prefix: str = "") -> list[Figure]:
     """Return every number of eval/metrics.json by dotted name; {value, low, high, n} is one figure.
 
-    The tables of the methods of editing and of synthetic people are left out: hundreds of figures, which their sections
-    show.
+    The tables of the methods of editing, of synthetic people and of given ones are left out: hundreds of figures, which
+    their sections show.
     """
     found: list[Figure] = []
     for key, item in metrics.items():
@@ -148,7 +162,7 @@ def all_figures(metrics: Mapping[str, Any], prefix: str = "") -> list[Figure]:
 
 
 def _is_table(name: str) -> bool:
-    return bool(EDIT_TABLE.fullmatch(name) or PEOPLE_TABLES.fullmatch(name))
+    return any(table.fullmatch(name) for table in (EDIT_TABLE, PEOPLE_TABLES, PERSONALIZE_TABLES))
 
 
 def run_facts(
@@ -266,6 +280,12 @@ def embedded_png(path: Path) -> str | None:
     with Image.open(path) as picture:
         picture.convert("RGB").save(buffer, "WEBP", **WEBP)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def embedded_grids(folder: Path, labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return (label, data URI) of the pictures that were made; labels are those of paths without their ending."""
+    made = ((label, embedded_png(folder / f"{name}.png")) for name, label in labels.items())
+    return [(label, uri) for label, uri in made if uri is not None]
 
 
 def fold(images: np.ndarray, columns: int) -> np.ndarray:

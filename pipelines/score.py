@@ -11,13 +11,17 @@ from threadpoolctl import threadpool_limits
 from facegen.artifacts import read_json, write_json
 from facegen.data.face_embedder import FaceEmbedder, available
 from facegen.data.samples import PRIOR
+from facegen.data.scenes import Scenes
 from facegen.data.shards import Faces
 from facegen.evaluation import JUDGED, Settings, evaluate
+from facegen.face_detector import FaceDetector
+from facegen.metrics.clip_score import ClipScore
 from facegen.metrics.features import RandomProjection
 from facegen.metrics.inception import InceptionFeatures
-from facegen.metrics.judge_features import load_judge_features
+from facegen.metrics.judge_features import JudgeFeatures, load_judge_features
 from facegen.models.autoencoder import Autoencoder, factor, load_autoencoder
 from facegen.score_control import judge_rates
+from facegen.score_dit_identity import dit_identity_figures
 from facegen.score_edit_plots import write_edit_plots, write_upscaling
 from facegen.score_identities import identity_figures
 from facegen.score_identity_plots import write_identity_plots
@@ -30,6 +34,8 @@ from facegen.score_inputs import (
     round_trip,
     same_person_cosine,
 )
+from facegen.score_personalize import personalize_figures
+from facegen.score_personalize_plots import write_personalize_plots
 from facegen.score_photographs import score_edits, score_upscaling
 from facegen.score_plots import COLUMNS, ROWS, write_plots
 from facegen.scoring import chosen_rows, common_count, count_parameters
@@ -37,13 +43,14 @@ from pipelines.stage import Stage, main
 
 MODELS = (
     "judge-a", "judge-b", "recognizer-condition", "recognizer-judge", "autoencoder", "dit", "inpainter", "upscaler",
-    "gan-conditional", "gan-unconditional",
+    "gan-conditional", "gan-unconditional", "detector", "msid", "mapper", "dit-mapper",
 )  # fmt: skip
 COUNTED = {"autoencoder": "autoencoder", "dit": "dit", "gan": "gan-conditional/generator"}
 FOLDERS = (
     "data/faces", *(f"data/models/{name}" for name in MODELS), "eval/samples", "eval/edits", "eval/identities",
+    "eval/personalize", "eval/personalize-dit",
 )  # fmt: skip
-VERIFICATION = "eval/verification.json"
+VERIFICATION, PROBES = "eval/verification.json", "eval/msid.json"
 
 
 def run(stage: Stage) -> None:
@@ -95,7 +102,8 @@ def run(stage: Stage) -> None:
         method=p.identities.method, quantile=p.identities.leakage_quantile, seed=p.base.seed, threads=threads,
         progress=stage.progress,
     )  # fmt: skip
-    verification = read_json(root / VERIFICATION)
+    verification, probes = read_json(root / VERIFICATION), read_json(root / PROBES)
+    given = given_people(stage, test, judge, embedder)
     figures = found.figures | {
         "judge": judge_figures(accuracy),
         "recognizer": recognizer_figures(read_json(recognizer / "accuracy.json")),
@@ -103,6 +111,15 @@ def run(stage: Stage) -> None:
         "upscale": upscaling,
         "identities": synthetic,
         "verification": verification,
+        "personalize": given,
+        "msid": {
+            "probes": probes,
+            "verification": {
+                name: recognizer_figures(read_json(models / folder / "accuracy.json"))
+                for name, folder in {"msid": "msid", "condition": "recognizer-condition"}.items()
+            },
+        },
+        "detector": read_json(models / "detector/detector.json"),
     }
     with stage.output("eval/plots") as folder:
         rows = chosen_rows(p.base.seed, "test", size=len(test), num=COLUMNS * ROWS)
@@ -112,6 +129,7 @@ def run(stage: Stage) -> None:
         )  # fmt: skip
         write_edit_plots(folder, edits)
         write_identity_plots(folder, synthetic, verification)
+        write_personalize_plots(folder, given, probes)
         if strip is not None:
             write_upscaling(folder / "upscaling.png", strip)
         write_json(folder / "models.json", described(models, vae))
@@ -121,6 +139,24 @@ def run(stage: Stage) -> None:
     stage.metrics(figures)
     for path in sorted((root / "eval/plots").glob("*.png")):
         stage.picture(path)
+
+
+def given_people(stage: Stage, test: Faces, judge: JudgeFeatures, embedder: FaceEmbedder | None) -> dict[str, Any]:
+    """Return `personalize`: pictures of given people by the text-to-image model, and by the LatentDiT as `dit`."""
+    p, root, threads = stage.params, stage.root, stage.params.machine.threads
+    detector, scenes = root / "data/models/detector", read_json(root / "data/scenes/scenes.json")
+    found = "absent" not in read_json(detector / "detector.json")
+    figures = personalize_figures(
+        root / "eval/personalize", test, judge, embedder,
+        FaceDetector.open(detector, threads=threads).detect if found else None,
+        scenes=Scenes.open(root / "data/scenes", "test") if scenes.get("source") == "drawn" else None,
+        clip=None if p.personalize.clip is None else ClipScore.open(p.personalize.clip, device=stage.device),
+        seed=p.base.seed, threads=threads, progress=stage.progress,
+    )  # fmt: skip
+    by_dit = dit_identity_figures(
+        root / "eval/personalize-dit", test, judge, embedder, seed=p.base.seed, threads=threads, progress=stage.progress
+    )
+    return figures | {"dit": by_dit}
 
 
 def described(models: Path, vae: Autoencoder) -> dict[str, Any]:

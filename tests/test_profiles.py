@@ -7,7 +7,7 @@ import pytest
 from facegen.config import load_params
 from facegen.profiles import MISSING, apply_values, changes_of, edited, list_profiles, parse_settings, read_profile
 
-NAMES = ["casia", "celeba", "faces", "tiny", "uiface"]
+NAMES = ["casia", "celeba", "faces", "mf2d", "tiny", "uiface"]
 
 
 @pytest.fixture
@@ -77,6 +77,20 @@ def test_the_uiface_profile_trains_nothing_and_sweeps_on_the_grid(root: Path, pa
     assert p.time_shift == 1 and all(round(t * p.num_steps, 6).is_integer() for t in p.sweep), "between two steps"
     assert p.fixed_time not in p.sweep and p.guidance_scale not in p.sweep_guidance, "a row would stand twice"
     assert min(p.sweep) < p.late < p.early <= max(p.sweep)
+
+
+@pytest.mark.parametrize("below", [None, "celeba", "casia"])
+def test_the_mf2d_profile_has_the_published_sizes_on_top_of_any_set_of_people(
+    below: str | None, root: Path, params_path: Path
+) -> None:
+    for name in [below, "mf2d"] if below else ["mf2d"]:
+        apply_values(read_profile(root / "profiles", name), params_path)
+    params, people = load_params(params_path), f"data/{below or 'procedural'}"
+    msid, scenes, mapper = params.msid, params.scenes, params.mapper
+    assert (msid.patch_size, msid.width, msid.depth, msid.num_heads) == (8, 384, 12, 12)
+    assert msid.depths == (2, 5, 8, 11) and mapper.hidden_size == 1536 == len(msid.depths) * msid.width
+    assert (scenes.height, scenes.width) == (512, 512) and scenes.root is not None and scenes.detector is not None
+    assert params.personalize.base is not None and params.data.root == people, "whom FFHQ does not name"
 
 
 def test_nothing_but_the_named_values_changes(params_path: Path) -> None:

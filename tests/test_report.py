@@ -20,10 +20,16 @@ from facegen.errors import FacegenError
 from facegen.report import all_figures, build_report, number, parameter_text, request_label, sheet
 from facegen.score_edit_plots import write_edit_plots, write_upscaling
 from facegen.score_identity_plots import write_identity_plots
+from facegen.score_personalize_plots import write_personalize_plots
 from facegen.score_plots import write_plots
 from tests.made_edits import made_edit_figures, made_upscale_figures
 from tests.made_evaluation import made_evaluation, write_models
 from tests.made_identities import made_identity_figures, made_verification
+from tests.made_personalize_figures import (
+    made_detector,
+    made_encoder,
+    made_personalize_figures,
+)
 
 NAMES = ["Male", "No_Beard", "Smiling"]
 SCALES = [0.0, 2.0]
@@ -65,6 +71,7 @@ def _metrics() -> dict:
     return figures | {
         "edit": made_edit_figures(), "upscale": made_upscale_figures(),
         "identities": made_identity_figures(), "verification": made_verification(),
+        "personalize": made_personalize_figures(), "detector": made_detector(), "msid": made_encoder(),
     }  # fmt: skip
 
 
@@ -97,8 +104,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_edit_plots(evaluation / "plots", _metrics()["edit"])
     write_upscaling(evaluation / "plots/upscaling.png", np.zeros((4, 2, 32, 32, 3), np.uint8))
     write_identity_plots(evaluation / "plots", _metrics()["identities"], _metrics()["verification"])
-    (evaluation / "identities").mkdir()
-    Image.new("RGB", (50, 20), (30, 30, 200)).save(evaluation / "identities/people.png")
+    write_personalize_plots(evaluation / "plots", _metrics()["personalize"], _metrics()["msid"]["probes"])
+    for name in ("identities/people", "personalize/two", "personalize-dit/pairs"):
+        (evaluation / name).parent.mkdir()
+        Image.new("RGB", (50, 20), (30, 30, 200)).save(evaluation / f"{name}.png")
     (evaluation / "edits").mkdir()
     Image.new("RGB", (40, 30), (200, 30, 30)).save(evaluation / "edits/attributes.png")
     write_json(evaluation / "metrics.json", _metrics())
@@ -133,7 +142,7 @@ def test_page_is_well_formed_and_needs_nothing_but_itself(folder: Path) -> None:
     assert "url(http" not in html and "@import" not in html
     anchors = {a["href"][1:] for tag, a in page.tags if tag == "a"}
     ids = [a["id"] for _, a in page.tags if "id" in a]
-    assert anchors <= set(ids) and len(anchors) == 17
+    assert anchors <= set(ids) and len(anchors) == 20
     assert len(ids) == len(set(ids)), "identifiers of two charts clash"
     assert html == build_report(folder)
 
@@ -148,14 +157,19 @@ def test_every_figure_stands_with_interval_n_floor_and_name_of_its_space(folder:
         "People of the data set" in text and "The methods, from the same noise" not in text
     )  # stages.png is not there
     assert "people at" not in text  # their number is not known
+    for shown in ("Two given people, minimum identity", "personalize.mf2d.min_identity", "mf2d over naive",
+                  "Two people, each with a part of one face", "class token of block 3", "Landmark error"):  # fmt: skip
+        assert shown in text, shown
+    assert "personalize.difference" not in text and "Two people, told in the last steps" not in text  # no alphas.png
 
 
 def test_pictures_are_the_samples_in_their_places(folder: Path) -> None:
     page = Page(build_report(folder))
     pictures = {a["alt"]: a["src"] for tag, a in page.tags if tag == "img"}
     assert (
-        len(pictures) == 3 + 2 + 3 + 2 + 2 + 2 + 1
-    )  # flips, combinations, strengths; samples, reconstructions; two comparisons; edits, upscaling; people
+        len(pictures) == 3 + 2 + 3 + 2 + 2 + 2 + 1 + 2
+    )  # flips, combinations, strengths; samples, reconstructions; two comparisons; edits, upscaling; people; given ones
+    assert _decode(pictures["Given people: Two people in one picture"]).shape == (20, 50, 4)
     assert _decode(pictures["Edits: attributes"]).shape == (30, 40, 4)
     flip = _decode(pictures["3 faces without and with No Beard, the same noise in each column"])
     assert flip.shape == (2 * 14 - 2, 3 * 14 - 2, 4)

@@ -20,6 +20,7 @@ from facegen.app.events import (
     said,
     seed_controls,
     shown_file,
+    toast,
 )
 from facegen.app.generate import PROGRESS, GenerateTab, clear_button, solver_controls
 from facegen.app.models import EditFacts, Models, asked_states
@@ -173,7 +174,7 @@ def _opener(models: Models, files: Path, max_megapixels: float) -> Callable[...,
                 Path(upload["path"]).read_bytes(), name=name, aligned=aligned, max_megapixels=max_megapixels
             )
         except USER_ERRORS as error:
-            gr.Warning(said(error), title="")
+            gr.Warning(toast(said(error)), title="")
             return None, None, None
         canvas = shown_file(files, canvas_of(found.face.image))
         return found, {"background": canvas, "layers": [], "composite": canvas}, canvas

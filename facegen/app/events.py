@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
 import shutil
 import tempfile
@@ -60,6 +61,11 @@ def said(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def toast(text: str) -> str:
+    """Return a text as a message of the page takes it: gradio reads it as HTML, and a prompt's <id:0> would be a tag."""
+    return html.escape(text, quote=False)
+
+
 def _told(error: Exception) -> gr.Error:
     if isinstance(error, gr.Error):
         return error
@@ -67,7 +73,7 @@ def _told(error: Exception) -> gr.Error:
     if not isinstance(error, USER_ERRORS):
         text = f"This did not work: {type(error).__name__}: {text}"
         typer.echo(f"facegen: {text}", err=True)
-    return gr.Error(text, title="", print_exception=False)
+    return gr.Error(toast(text), title="", print_exception=False)
 
 
 def seed_controls(prefix: str) -> gr.Number:

@@ -36,11 +36,13 @@ class GenerateTab:
     edit: gr.Button
 
 
-def solver_controls(guidance_scale: float, num_steps: int, prefix: str) -> tuple[gr.Slider, gr.Slider]:
-    """Draw guidance and solver steps where it is called, set to the model's own."""
+def solver_controls(
+    guidance_scale: float, num_steps: int, prefix: str, *, follows: str = "all attributes are"
+) -> tuple[gr.Slider, gr.Slider]:
+    """Draw guidance and solver steps where it is called, set to the model's own; guidance follows what `follows` says."""
     guidance = gr.Slider(
         1, 10, value=guidance_scale, step=0.25, label="Guidance", buttons=[], elem_id=f"{prefix}-guidance",
-        info="How strictly all attributes are followed; 1 is none.",
+        info=f"How strictly {follows} followed; 1 is none.",
     )  # fmt: skip
     steps = gr.Slider(
         1, 100, value=num_steps, step=1, label="Steps", buttons=[], elem_id=f"{prefix}-steps",

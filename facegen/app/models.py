@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facegen.app.people import People, PeopleFacts, Reference, people_absence, read_people
 from facegen.app.photos import Opened, photo_mask
 from facegen.attributes import ABSENT, PRESENT, attribute_vector
 from facegen.config import load_params
@@ -57,6 +58,8 @@ class Facts:
     has_gan: bool
     has_upscaler: bool
     has_detector: bool
+    people: PeopleFacts | None
+    no_people: str | None  # why given people cannot be drawn; None: they can
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def read_facts(folder: Path, *, params: Path, detector: Path | None) -> Facts:
 
     Args:
         folder: holds `dit/` and `autoencoder/`, or is what `facegen export` wrote.
-        params: the parameter file; read only if the folder does not carry its own settings.
+        params: the parameter file; read only if the folder does not carry its own settings, and for given people.
         detector: the folder of a face detector, or None.
 
     Raises:
@@ -120,10 +123,11 @@ def read_facts(folder: Path, *, params: Path, detector: Path | None) -> Facts:
         edit = EditFacts(p.edit.model_dump(), p.preprocess.max_megapixels, _holds(folder, "inpainter"))
     else:
         raise FileNotFoundError(f"{folder} holds no model; train one with `dvc repro`, or name a folder with --model")
-    names = _read(network / "config.json")["attribute_names"]
+    names, no_people = _read(network / "config.json")["attribute_names"], people_absence(folder, params=params)
     return Facts(
         tuple(names), steps, guidance, edit, tuple(REGIONS), has_gan=_holds(folder, f"{GAN}/generator"),
         has_upscaler=_holds(folder, "upscaler"), has_detector=detector is not None,
+        people=None if no_people else read_people(folder, params=params, detector=detector), no_people=no_people,
     )  # fmt: skip
 
 
@@ -174,6 +178,13 @@ class Models:
         from facegen.editing import open_upscaler
 
         return open_upscaler(self.folder, device=self.pipe.device)
+
+    @cached_property
+    def people(self) -> People:
+        """What draws given people; hold `busy`."""
+        from facegen.sampling import chosen_device
+
+        return People(self.folder, params=self.params, device=chosen_device(self.device), detector=self.detector)
 
     def open(self) -> None:
         """Open the networks of the first tabs now; the first request need not wait for them then."""
@@ -271,6 +282,18 @@ class Models:
                 on_step=on_step, **settings,
             )  # fmt: skip
         return made.photos[0], float(made.edited.masks.mean())
+
+    def read_person(self, data: bytes, **settings: Any) -> Reference:
+        """Return the face of a person in an upload; see `People.reference`."""
+        with self.busy:
+            return self.people.reference(data, **settings)
+
+    def draw_people(
+        self, people: Sequence[Reference], prompt: str, **settings: Any
+    ) -> tuple[np.ndarray, dict[str, object]]:
+        """Return pictures of given people, uint8 (N, H, W, 3), and what was asked; see `People.draw`."""
+        with self.busy:
+            return self.people.draw(people, prompt, **settings)
 
 
 def _read(path: Path) -> Any:

@@ -16,6 +16,7 @@ from facegen.app.compare import compare_tab
 from facegen.app.edit import edit_tab
 from facegen.app.generate import generate_tab
 from facegen.app.models import Models
+from facegen.app.personalize import personalize_tab
 from facegen.app.style import CSS, theme
 
 MAX_UPLOAD = "32mb"
@@ -40,8 +41,18 @@ def build(models: Models, files: Path, *, max_megapixels: float | None) -> gr.Bl
                         models, files, generated, tabs, edit=edit,
                         max_megapixels=edit.max_megapixels if max_megapixels is None else max_megapixels,
                     )  # fmt: skip
+            if people := models.facts.people:
+                with gr.Tab("Personalise", id="personalize"):
+                    personalize_tab(
+                        models, files, people=people,
+                        max_megapixels=people.max_megapixels if max_megapixels is None else max_megapixels,
+                    )  # fmt: skip
             with gr.Tab("Compare", id="compare"):
                 compare_tab(models, files)
+        if models.facts.no_people:
+            gr.Markdown(
+                f"There is no tab for given people: {models.facts.no_people}", elem_classes="hint", elem_id="missing"
+            )
     page.queue(default_concurrency_limit=1, max_size=64)
     return page
 

@@ -67,9 +67,16 @@ main.contain, main.contain > .column { width: 100%; }
 .chips input { position: absolute; opacity: 0; width: 1px !important; height: 1px !important; pointer-events: none; }
 .chips label.selected { background: var(--primary-600); border-color: var(--primary-600); color: white; }
 .chips label:focus-within { outline: 2px solid var(--primary-500); outline-offset: 1px; }
+.examples { flex-wrap: wrap !important; gap: 5px !important; }
+.examples button { flex: none !important; width: auto !important; padding: 2px 10px; font-size: .82rem; font-weight: 400;
+  border-radius: 999px; min-height: 26px; }
 #generate-gallery .grid-wrap { max-height: 560px; min-height: 180px; }
+#personalize-gallery .grid-wrap { max-height: 620px; min-height: 180px; }
+#personalize-gallery .thumbnail-item { aspect-ratio: auto; height: auto; }
+#personalize-gallery .thumbnail-item img { height: auto; }
 @media (max-width: 640px) {
   .gradio-container > .main { padding: 6px 10px !important; }
+  .tab-container button { padding: 0 9px !important; font-size: .88rem !important; }
   .attribute { grid-template-columns: 5.4rem max-content minmax(40px, 1fr); gap: 0 8px; min-height: 32px; }
   .states label { padding: 2px 8px; min-height: 30px; }
   .strength input[type=number] { width: 2.4rem; }

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ruamel.yaml import YAML
 
 from facegen.artifacts import write_json
 from facegen.models.autoencoder import build_autoencoder
@@ -34,6 +35,11 @@ EDIT_SETTINGS = {
     "resamples": 2, "dilation_cells": 1, "feather": 0.02, "zoom_side": 0.5, "zoom_below": 0.15,
 }  # fmt: skip
 
+PEOPLE_SETTINGS = {
+    "num_steps": 4, "guidance_scale": 2.0, "alpha": 0.5, "negative": "a hat", "scheduler": "euler",
+    "prompts_one": ["<id:0> smiling"], "prompts_two": ["<id:0> and <id:1> wearing hats"],
+}  # fmt: skip
+
 
 def drawn(network, purpose, std=0.15):
     """The network with random weights, also where a fresh one has zeros."""
@@ -43,8 +49,11 @@ def drawn(network, purpose, std=0.15):
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    """What `facegen export` writes, small and random, with all that an edit uses, and a DCGAN."""
+def model(tmp_path_factory, root):
+    """What `facegen export` writes, small and random, with all that an edit uses, a DCGAN, and what draws given people."""
+    from tests.made_mappers import write_personalizer  # not found by a script, which takes `served` from here
+    from tests.test_face_detector import write_scrfd
+
     folder = tmp_path_factory.mktemp("model")
     vae = drawn(build_autoencoder(architecture="tiny", channels=[16, 16], layers_per_block=1, latent_channels=4), "vae")
     dit = LatentDiT(
@@ -61,6 +70,13 @@ def model(tmp_path_factory):
     draw_dcgan_weights(gan, torch_generator(0, "gan"))
     gan.save_pretrained(folder / "gan-conditional" / "generator")
     write_json(folder / "edit.json", {"settings": EDIT_SETTINGS, "max_megapixels": MAX_MEGAPIXELS})
+    write_personalizer(folder, variants=("single", "mf2d"))
+    (folder / "detector").mkdir()
+    write_scrfd(folder / "detector" / "detector.onnx", size=128)
+    yaml = YAML()
+    values = yaml.load(root / "params.yaml")
+    values["personalize"] |= PEOPLE_SETTINGS
+    yaml.dump(values, folder / "params.yaml")
     return folder
 
 

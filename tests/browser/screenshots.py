@@ -70,12 +70,29 @@ def edit(page, path):
     save(page, path)
 
 
-def drawn_photograph():
-    """A man without a beard, 256 px, of people who are in no data set."""
-    wanted = {"Male": 1, "Young": 1, "Smiling": 0, "Eyeglasses": 0, "No_Beard": 1, "Black_Hair": 1}
+def personalize(page, path):
+    """Two drawn people, of whom one smiles."""
+    page.get_by_role("tab", name="Personalise").click()
+    with tempfile.TemporaryDirectory() as folder:
+        for k, wanted in enumerate(({}, {"Male": 0, "Black_Hair": 0, "Blond_Hair": 1})):
+            photograph = Path(folder) / f"person-{k}.png"
+            Image.fromarray(drawn_photograph(k, **wanted)).save(photograph)
+            page.locator(f"#personalize-photo-{k} input[type=file]").set_input_files(photograph)
+            page.locator(f"#personalize-view-{k} img").wait_for()
+    page.locator("#personalize-examples button").filter(has_text="<id:1>").nth(1).click()
+    page.locator("#personalize-run").click()
+    page.locator("#personalize-zip:not([disabled])").wait_for()
+    page.evaluate("window.scrollTo(0, 0)")
+    page.wait_for_timeout(1500)
+    save(page, path)
+
+
+def drawn_photograph(number=0, **changed):
+    """A man without a beard, 256 px, of people who are in no data set; or another one, of other attributes."""
+    wanted = {"Male": 1, "Young": 1, "Smiling": 0, "Eyeglasses": 0, "No_Beard": 1, "Black_Hair": 1, **changed}
     attributes = {name: wanted.get(name, 0) for name in FACE_ATTRIBUTES}
-    identity = sample_identity(numpy_generator(0, "screenshot identity"))
-    shot = sample_shot(numpy_generator(0, "screenshot shot"))
+    identity = sample_identity(numpy_generator(number, "screenshot identity"))
+    shot = sample_shot(numpy_generator(number, "screenshot shot"))
     return draw_face(identity, shot, attributes, resolution=256, supersample=1)[0]
 
 
@@ -108,7 +125,9 @@ def main():
         page.set_default_timeout(SLOW_MS)
         page.goto(address)
         page.locator("#generate-run").wait_for()
-        for draw in (generate, edit, compare):
+        for draw in (generate, edit, personalize, compare):
+            if draw is personalize and not page.get_by_role("tab", name="Personalise").count():
+                continue
             path = options.folder / f"app-{draw.__name__}.png"
             draw(page, path)
             print(f"{path}: {path.stat().st_size / 1000:.0f} kB")  # noqa: T201

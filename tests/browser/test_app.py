@@ -10,17 +10,32 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from facegen.app.photos import Opened, photo_mask
+from facegen.data.align import face_crops
 from facegen.data.regions import region_mask
 from facegen.editing import bundle_of, edit_photograph, edit_settings
 from facegen.gan_sampling import generate, load_generator
 from facegen.grids import image_grid
+from facegen.personalize.opening import open_personalizer
 from facegen.photo_face import take_face
 from facegen.photograph import open_photograph
 from facegen.pipeline import FacePipeline
-from tests.browser.conftest import MAX_MEGAPIXELS, NAMES, SIDE, STEPS, served, wait_until, watched_page
+from facegen.rng import numpy_generator
+from tests.browser.conftest import (
+    MAX_MEGAPIXELS,
+    NAMES,
+    PEOPLE_SETTINGS,
+    SIDE,
+    STEPS,
+    served,
+    wait_until,
+    watched_page,
+)
+from tests.test_face_detector import CORNER, POINTS
+from tests.test_face_detector import photograph as white_squares
 
 pytestmark = pytest.mark.browser
 ANY, NO, YES = 0, 1, 2  # the buttons of an attribute
@@ -236,6 +251,99 @@ def test_a_generated_picture_is_edited(page, pipe):
     assert same[0].all() and same[-1].all() and not same.all()  # glasses are in the middle
 
 
+@pytest.fixture
+def people(tmp_path):
+    """Photographs as the detector of the model sees them: a face each at white squares, without one in the last."""
+    squares = {"a": [(9, 5)], "b": [(10, 6)], "two": [(9, 5), (3, 9)], "nobody": []}
+    for number, (name, cells) in enumerate(squares.items()):
+        pixels = white_squares(*cells)
+        grain = numpy_generator(number, "grain").integers(0, 60, pixels.shape).astype(np.uint8)
+        Image.fromarray(np.where(pixels == 255, pixels, pixels + grain)).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+def given(page, k, path):
+    page.locator(f"#personalize-photo-{k} input[type=file]").set_input_files(path)
+
+
+def crop(path, cell):
+    corner = CORNER + 8 * np.subtract(cell, (9, 5))
+    return face_crops(np.asarray(Image.open(path))[None], (POINTS + corner)[None].astype(np.float64), size=112)
+
+
+def test_personalise(page, model, people, one_thread):
+    opened_tab(page, "Personalise")
+    drawer = open_personalizer(
+        model / "text-to-image", msid=model / "msid", mapper=model / "mapper" / "mf2d", device="cpu"
+    )
+    faces = [crop(people / "a.png", (9, 5)), crop(people / "b.png", (10, 6))]
+    for k, name in enumerate(("a.png", "b.png")):
+        given(page, k, people / name)
+        page.locator(f"#personalize-view-{k} img").wait_for()
+    shown = page.request.get(page.locator("#personalize-view-1 img").get_attribute("src")).body()
+    read = np.asarray(Image.open(io.BytesIO(shown)).convert("RGB").resize((112, 112))).astype(float)
+    found = (faces[1][0].permute(1, 2, 0).numpy() + 1) * 127.5
+    assert np.abs(read - found).mean() < 0.25 * np.abs(found - found.mean()).mean()
+    page.locator("#personalize-examples button").filter(has_text="wearing hats").click()
+    fill(page, "personalize", "seed", 5)
+    fill(page, "personalize", "number", 5)  # two calls
+    page.locator("#personalize-run").click()
+    page.locator("#personalize-zip:not([disabled])").wait_for()
+    assert "mf2d: the people are known in the last 2 of 4 steps" in page.locator("#personalize-note").inner_text()
+    assert page.locator("#personalize-gallery .thumbnail-item img").count() == 5
+
+    prompt, solver = "<id:0> and <id:1> wearing hats", dict(PEOPLE_SETTINGS)
+    del solver["prompts_one"], solver["prompts_two"]
+    features = torch.stack([drawer.features([face]) for face in faces])
+    expected = [
+        image
+        for seeds in ([5, 6, 7, 8], [9])  # as many as the page makes together
+        for image in drawer.generate(features, prompt, seeds=seeds, **solver)
+    ]
+    swapped = drawer.generate(features.flip(0), prompt, seeds=[9], **solver)[0]
+    name, archive = downloaded(page, "#personalize-zip")
+    files = zipfile.ZipFile(io.BytesIO(archive))
+    assert name == "people-000005.zip" and len(files.namelist()) == 5
+    for i, file in enumerate(files.namelist()):
+        pixels, note = picture(files.read(file))
+        assert np.array_equal(pixels, expected[i]) and pixels.std() > 1
+        assert note == {
+            "prompt": prompt, "method": "mf2d", "references": [["a.png"], ["b.png"]], "fusion": "replace_input",
+            "class_word": "a person", "seed": 5 + i, **solver,
+        }  # fmt: skip
+    assert not np.array_equal(swapped, expected[4])  # who is who counts
+
+
+def test_mistakes_with_people_are_one_line(page, people):
+    opened_tab(page, "Personalise")
+    page.locator("#personalize-run").click()
+    assert "Choose a photograph of each person first" in message(page)
+    given(page, 0, people / "nobody.png")
+    assert "nobody.png: no face found" in message(page)
+    assert page.locator("#personalize-view-0 img").count() == 0
+    given(page, 1, people / "a.png")
+    page.locator("#personalize-view-1 img").wait_for()
+    page.locator("#personalize-run").click()
+    assert "The photograph of <id:0> is missing" in message(page)
+    page.get_by_label("The faces fill them already").check()  # nobody.png is still there
+    page.locator("#personalize-view-0 img").wait_for()
+    page.locator("#personalize-run").click()  # the prompt at first is of one person
+    assert "does not name <id:1>" in message(page)
+    page.get_by_label("The faces fill them already").uncheck()
+    assert "no face found" in message(page)
+    given(page, 0, people / "two.png")
+    assert "two.png: 2 faces found; the largest one is taken" in message(page)
+    page.locator("#personalize-view-0 img").wait_for()
+    page.get_by_label("Remove Image").last.click()
+    wait_until(lambda: page.locator("#personalize-view-1 img").count() == 0)
+    page.locator("#personalize-prompt textarea").fill(" ")
+    page.locator("#personalize-run").click()
+    assert "Say in the prompt what to draw" in message(page)
+    page.locator("#personalize-prompt textarea").fill("<id:0> smiling and <id:3>")
+    page.locator("#personalize-run").click()
+    assert "names <id:3>, but 1 people are given" in message(page)
+
+
 def message(page):
     """The one line that the page tells, and that it is no traceback."""
     toast = page.locator(".toast-body").first
@@ -293,6 +401,9 @@ def test_nothing_to_compare(page):
 
 def test_it_fits_a_phone(chromium, address):
     with watched_page(chromium, address, 390, 844) as page:
+        opened_tab(page, "Personalise")
+        page.locator("#personalize-run").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
         for tab in ("Generate", "Edit", "Compare"):
             opened_tab(page, tab)
             page.locator(f"#{tab.lower()}-run").wait_for()
