@@ -28,7 +28,7 @@ from facegen.rng import numpy_generator, torch_generator
 from facegen.train.faces import FaceSet
 from facegen.train.loop import make_accelerator, read_log, train, write_log_csv
 from facegen.train.recognizer import RecognizerLearner, RecognizerRecipe, known_people, mean_landmarks
-from pipelines.recognizer import ACCURACY, LICENCE, LOG_INTERVALS, described, measured, write_absence
+from pipelines.recognizer import ACCURACY, LOG_INTERVALS, described, measured, write_absence
 from pipelines.stage import Stage, main
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 NAME = "msid"
 OUT, REPORT = "data/models/msid", "eval/msid.json"
+LICENCE = "that of the published file; Face2Diffusion's msid.pt lies beside code that is for non-commercial use only"
 STATE = "Smiling"  # the attribute of expression
 MAX_PROBED = 3000  # pictures of the test split that probes are fitted and tested on
 
@@ -62,7 +63,7 @@ def run(stage: Stage) -> None:
         mean = mean_landmarks(learned.landmarks[rows], resolution=learned.resolution)
         start = {"mean_landmarks": mean, "thresholds": {}}
         embedder = FaceEmbedder(folder / ONNX, name=NAME, about=start, threads=threads)
-        about = described(embedder, source=p.source)
+        about = described(embedder, source=p.source) | ({} if p.source is None else {"licence": LICENCE})
         accuracy = measured(stage, embedder, {"val": held_out, "test": unseen}, about)
         write_json(folder / ABOUT, about)
         write_json(folder / ACCURACY, accuracy)
@@ -76,7 +77,7 @@ def run(stage: Stage) -> None:
 def networks(stage: Stage, p: Msid, learned: Faces) -> dict[str, MSID]:
     """Return the encoder as `msid` and, where params.yaml asks for it, the one of the last depth alone as `plain`."""
     if p.source is not None:
-        sys.stderr.write(f"facegen: {stage.name}: licence of {p.source}: {LICENCE[True]}\n")
+        sys.stderr.write(f"facegen: {stage.name}: licence of {p.source}: {LICENCE}\n")
         local = stage.root / p.source  # or where it says, if it is absolute
         published = local if local.exists() or local.suffix == ".pt" else p.source  # a hub id
         return {"msid": load_msid(published, num_heads=p.num_heads)}

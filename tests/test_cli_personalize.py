@@ -156,7 +156,7 @@ def test_a_mapper_of_another_encoder_is_refused(inputs: Path, tmp_path: Path) ->
     [
         ([], "--prompt says what to draw"),
         (["--prompt", ONE], "--ref names a photograph of each person"),
-        (["--prompt", TWO, "--ref", "a.png"], "names <id:1>, but 1 people are given"),
+        (["--prompt", TWO, "--ref", "a.png"], "names <id:1>, but 1 person is given"),
         (["--prompt", ONE, "--ref", "a.png", "--ref", "b.png"], "does not name <id:1>"),
         (["--prompt", ONE, "--ref", "nobody.png"], "nobody.png: no such photograph"),
         (["--prompt", ONE, "--ref", "a.png", "--method", "magic"], "unknown method 'magic'; allowed: class_word, "),

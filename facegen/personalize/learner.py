@@ -189,7 +189,7 @@ class MapperLearner:
         self.ema: PowerEMA | None = None
         self.flops_per_image = 0.0
         self.purpose = f"mapper {recipe.name}"
-        self.order = data.order(self.purpose)
+        self.order = data.order(self.purpose, max_subjects=recipe.max_subjects)
         mapper.eval()  # dropout is drawn by the batch: see `seeded_dropout`
 
     def learning_rate(self, images_seen: int) -> float:

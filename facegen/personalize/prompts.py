@@ -213,7 +213,8 @@ def _check_subjects(prompt: str, subjects: list[int], num_subjects: int) -> None
         )
     if beyond:
         named = ", ".join(f"<id:{k}>" for k in beyond)
-        raise ValueError(f"prompt {prompt!r} names {named}, but {num_subjects} people are given (counted from 0)")
+        given = "1 person is given" if num_subjects == 1 else f"{num_subjects} people are given"
+        raise ValueError(f"prompt {prompt!r} names {named}, but {given} (counted from 0)")
 
 
 def _words(words: str | Sequence[str], subjects: list[int]) -> list[str]:

@@ -204,7 +204,8 @@ class SubjectScenes:
         self.rows = np.array([n for n, s in enumerate(scenes.segments) if any(map(tellable, s))], dtype=np.int64)
         if not len(self.rows):
             raise ValueError("no scene has a person with a known face: nothing to learn a face's words from")
-        self.most = max(len(s) for s in scenes.segments)
+        self.people = np.array([len(s) for s in scenes.segments])  # (N,)
+        self.most = int(self.people.max())
         self.references = choose_references(
             scenes.segments, identity, share=rule.other_picture_share, most=most_pictures, seed=seed
         )
@@ -212,9 +213,17 @@ class SubjectScenes:
             self.references, scenes, faces, msid, expression, threads=threads
         )
 
-    def order(self, purpose: str) -> FaceOrder:
-        """Return the order in which a training run of this name sees the scenes of `rows`."""
-        return FaceOrder(size=len(self.rows), seed=self.seed, purpose=purpose)
+    def rows_of(self, max_subjects: int) -> np.ndarray:
+        """Return the scenes that show no more people than are told; all, where there is no such scene.
+
+        One person is learned from pictures of one person, as Face2Diffusion is.
+        """
+        few = self.rows[self.people[self.rows] <= max_subjects]
+        return few if len(few) else self.rows
+
+    def order(self, purpose: str, *, max_subjects: int) -> FaceOrder:
+        """Return the order in which a training run of this name sees the scenes of `rows_of`."""
+        return FaceOrder(size=len(self.rows_of(max_subjects)), seed=self.seed, purpose=purpose)
 
     def draw(self, order: FaceOrder, images_seen: int, batch_size: int, *, max_subjects: int) -> Told:
         """Return the batch at this position; the same for the same arguments, always.
@@ -222,7 +231,7 @@ class SubjectScenes:
         Of a scene's people whose faces are known up to `max_subjects` are told, each with the chance of `object_share`
         but at least one, in random order. With the chance of `drop_caption` the caption holds the markers alone.
         """
-        rows = self.rows[order.draw(images_seen, batch_size)[0].numpy()]
+        rows = self.rows_of(max_subjects)[order.draw(images_seen, batch_size)[0].numpy()]
         rng = numpy_generator(self.seed, f"{order.purpose} subjects", images_seen)
         prompts, references, owners = [], [], []
         told = np.full((batch_size, max_subjects), -1, dtype=np.int64)

@@ -45,7 +45,7 @@ def test_a_plain_text_is_the_tokenizers_own_ids():
         ("<id:0> smiling", 2, "does not name <id:1>; 2 people are given"),
         ("<id:1> smiling", 1, "does not name <id:0>"),
         ("<id:0> and <id:2>", 2, "does not name <id:1>"),
-        ("<id:0> and <id:1>", 1, "names <id:1>, but 1 people are given"),
+        ("<id:0> and <id:1>", 1, "names <id:1>, but 1 person is given"),
         ("a man smiling <id:0>", 0, "names <id:0>, but 0 people"),
         ("<id:0> and <id:1", 1, "holds '<id:1'; a person is written <id:0>"),
         ("<id:0> and < id:1>", 1, "holds '< id:1>'"),
