@@ -17,7 +17,7 @@ from facegen import dag
 
 pytestmark = pytest.mark.slow
 
-AFTER_SAMPLE = ["edit", "record", "report", "sample", "score"]
+AFTER_SAMPLE = ["dit_mapper", "edit", "record", "report", "sample", "score"]
 
 
 def test_a_cold_run_leaves_results_runs_and_a_clean_tree(project: Any) -> None:
@@ -26,7 +26,7 @@ def test_a_cold_run_leaves_results_runs_and_a_clean_tree(project: Any) -> None:
     assert sorted(t["stage"] for t in timings) == sorted(stages)
     assert {t["state"] for t in timings} == {"FINISHED"}
     changed = {line[3:] for line in project.git("status", "--porcelain", "-uall").splitlines()}
-    results = {"metrics.json", "preprocess.json", "run.json", "verification.json"}
+    results = {"metrics.json", "msid.json", "preprocess.json", "run.json", "verification.json"}
     assert changed == {"dvc.lock", *(f"eval/{name}" for name in results)}
     # one run a stage, of the key that dvc.lock gives, tied together by the pipeline's
     lock, runs = dag.read_lock(project.folder), project.runs()
@@ -60,6 +60,17 @@ def test_14_people_drawn_in_one_stage_and_in_two_are_told_apart_by_their_figures
         assert one[name] != two[name]
         assert found["difference"][name]["value"] == pytest.approx(two[name]["value"] - one[name]["value"], abs=1e-6)
     assert two["evaluations"] < one["evaluations"] == 2 * 6  # of identities.num_steps
+
+
+def test_given_people_are_drawn_and_measured_by_every_method(project: Any) -> None:
+    """Toy networks: that one method is better is not assumed, only that all were drawn and judged on the same requests."""
+    found = json.loads((project.folder / "eval/metrics.json").read_text())["personalize"]
+    methods = ("class_word", "single_plain", "single", "class_word_two", "naive", "mf2d_unlocalized", "mf2d")
+    for method in methods:
+        assert {"identity", "min_identity", "prompt", "harmonic", "detection_rate"} <= set(found[method])
+        assert found[method]["identity"]["n"] == 2  # personalize.num_people
+    assert set(found["difference"]) == {"single", "mf2d"}
+    assert {"none", "recognizer", "dit_mapped", "dit_mapped_plain", "pairs"} <= set(found["dit"])
 
 
 def test_what_reruns_after_which_change(project: Any) -> None:
