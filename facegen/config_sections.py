@@ -55,6 +55,7 @@ class Machine(Section):
     """How this machine runs things; tracked by no stage."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")]
+    jobs: Annotated[int, Field(ge=1, le=512)]
     threads: Annotated[int, Field(ge=1, le=512)]
     workers: Annotated[int, Field(ge=1, le=512)]
 

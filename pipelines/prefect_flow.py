@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -16,13 +15,13 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from pipelines.dvc_stages import exit_code, repro_command, stage_graph, state_of, tail
 from pipelines.prefect_server import start_group, stop_group
 
 LOGS = Path(".runs") / "flow"
 _MISTAKE = 1  # a stage's exit code that no repetition mends; see pipelines/stage.py
 _POLL_S = 0.2
 _GRACE_S = 70.0  # a stage may take so long to save its state
-_TAIL_LINES = 15
 _running: set[subprocess.Popen[bytes]] = set()
 _stopping = threading.Event()
 
@@ -35,34 +34,6 @@ class StageFailedError(RuntimeError):
         self.code = code
 
 
-def stage_graph(root: Path, targets: list[str] | None = None) -> dict[str, set[str]]:
-    """Return the stages that each stage waits for, in an order that can be run, from DVC's graph.
-
-    Args:
-        targets: stages to run with all that they need; all stages if None.
-    """
-    from dvc.repo import Repo
-    from dvc.stage import PipelineStage
-    from networkx import descendants, topological_sort
-
-    with Repo(str(root)) as repo:
-        graph = repo.index.graph
-        wanted = set(graph)
-        if targets:
-            chosen = {stage for target in targets for stage in repo.stage.collect(target)}
-            wanted = chosen.union(*(descendants(graph, stage) for stage in chosen))
-        order = [s for s in reversed(list(topological_sort(graph))) if s in wanted and isinstance(s, PipelineStage)]
-        known = {stage.addressing for stage in order}
-        return {s.addressing: {d.addressing for d in graph.successors(s)} & known for s in order}
-
-
-def state_of(output: str) -> str:
-    """Return what DVC did, from what it printed: ran, restored (from its cache) or skipped."""
-    if "is cached - skipping run" in output:
-        return "restored"
-    return "ran" if "Running stage" in output else "skipped"
-
-
 def repro_stage(address: str, *, timeout_s: float) -> str:
     """Run one stage through DVC and return ran, restored or skipped.
 
@@ -72,9 +43,8 @@ def repro_stage(address: str, *, timeout_s: float) -> str:
     """
     log = LOGS / f"{address}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", address]
     with log.open("wb") as file:
-        process = start_group(command, env=os.environ, output=file)
+        process = start_group(repro_command(address), env=os.environ, output=file)
         _running.add(process)
         try:
             _wait(process, address, timeout_s)
@@ -83,9 +53,7 @@ def repro_stage(address: str, *, timeout_s: float) -> str:
             _running.discard(process)
     output = log.read_text("utf-8", errors="replace")
     if process.returncode:
-        code = re.findall(r"exited with (-?\d+)", output)
-        tail = "\n".join(re.split(r"[\r\n]+", output.strip())[-_TAIL_LINES:])
-        raise StageFailedError(f"stage {address} failed ({log}):\n{tail}", int(code[-1]) if code else None)
+        raise StageFailedError(f"stage {address} failed ({log}):\n{tail(output)}", exit_code(output))
     return state_of(output)
 
 

@@ -1,6 +1,6 @@
-"""`make repro`: plain `dvc repro` with a line for each stage as it starts, and what each took at the end.
+"""`make repro`: what has to run, by `dvc repro`, machine.jobs stages side by side, and what each took at the end.
 
-Arguments are handed to `dvc repro`. What runs is DVC's decision alone; this only reads its output.
+With arguments, or machine.jobs of 1, it is plain `dvc repro` with them. What runs is DVC's decision alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rich.table import Table
 
 from facegen.config import load_params
 from facegen.dag import load_dag
+from pipelines.side_by_side import run_side_by_side
 
 USER_ERROR = 2
 STATE = re.compile(
@@ -62,18 +64,17 @@ class Progress:
             self.running = None
 
 
-def summary(progress: Progress, *, failed: bool) -> Table:
-    """Table of the stages, with seconds and shares; with `failed`, the last one that ran is the one that failed."""
+def summary(states: Mapping[str, str], seconds: Mapping[str, float], *, wall: float) -> Table:
+    """Table of the stages: what was done, the seconds of each, its share of them all, and the time by the clock."""
     table = Table("stage", "what", "seconds", "share", box=None, header_style="bold")
     table.columns[2].justify = table.columns[3].justify = "right"
-    total = sum(progress.seconds.values())
-    last = next((stage for stage in reversed(progress.states) if progress.states[stage] == "ran"), None)
-    for stage, kind in progress.states.items():
-        said = "failed" if failed and stage == last else kind
-        seconds = progress.seconds.get(stage)
-        shares = ("", "") if seconds is None else (f"{seconds:.1f}", f"{seconds / max(total, 1e-9):.1%}")
-        table.add_row(stage, said, *shares)
+    total = sum(seconds.values())
+    for stage, state in states.items():
+        took = seconds.get(stage)
+        shares = ("", "") if took is None else (f"{took:.1f}", f"{took / max(total, 1e-9):.1%}")
+        table.add_row(stage, state, *shares)
     table.add_row("all", "", f"{total:.1f}", "", style="bold")
+    table.add_row("by the clock", "", f"{wall:.1f}", "", style="bold")
     return table
 
 
@@ -81,15 +82,34 @@ def main(arguments: list[str]) -> int:
     """Run `dvc repro` and return its exit code, or 2 if params.yaml has a fault."""
     console = Console(stderr=True, highlight=False)
     try:
-        load_params()
+        params = load_params()
         progress = Progress(total=len(load_dag(Path.cwd())))
     except (ValueError, FileNotFoundError) as error:
         print(f"facegen: {error}", file=sys.stderr)  # noqa: T201
         return USER_ERROR
     # Stages are `python -m pipelines.NAME`: this very Python, also where no environment is active.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [sys.executable, "-m", "dvc", "repro", *arguments]
     environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    if params.machine.jobs > 1 and not arguments:
+        return in_parallel(params.machine.jobs, environment, console)
+    return one_by_one(arguments, progress, environment, console)
+
+
+def in_parallel(jobs: int, environment: dict[str, str], console: Console) -> int:
+    """Run stages side by side, and print what each took."""
+    started = time.monotonic()
+    try:
+        run = run_side_by_side(Path.cwd(), jobs=jobs, environment=environment, console=console)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    console.print(summary(run.states, run.seconds, wall=time.monotonic() - started))
+    return run.code
+
+
+def one_by_one(arguments: list[str], progress: Progress, environment: dict[str, str], console: Console) -> int:
+    """Run plain `dvc repro` with these arguments."""
+    command = [sys.executable, "-m", "dvc", "repro", *arguments]
+    started = time.monotonic()
     dvc = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", env=environment)
     signal.signal(signal.SIGTERM, lambda *_: dvc.terminate())
     signal.signal(signal.SIGINT, lambda *_: None)  # the terminal sends it to DVC and its stage too; they end first
@@ -100,8 +120,10 @@ def main(arguments: list[str]) -> int:
             console.print(escape(shown), style="bold" if STATE.match(line) else None)
     code = dvc.wait()
     progress.end_stage(time.monotonic())
+    if code and (last := next((s for s in reversed(progress.states) if progress.states[s] == "ran"), None)):
+        progress.states[last] = "failed"
     if progress.states:
-        console.print(summary(progress, failed=code != 0))
+        console.print(summary(progress.states, progress.seconds, wall=time.monotonic() - started))
     return code
 
 

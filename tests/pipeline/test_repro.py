@@ -58,15 +58,17 @@ def test_seconds_belong_to_the_stage_that_ran() -> None:
     assert progress.seconds == {"render": 6.0, "dit": 12.0}
 
 
-def test_the_summary_names_the_stage_that_failed() -> None:
+def test_the_summary_shows_seconds_shares_and_the_stage_that_failed() -> None:
     progress, _ = read(OUTPUT)
     progress.end_stage(20.0)
+    progress.states["dit"] = "failed"
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(summary(progress, failed=True))
+    console.print(summary(progress.states, progress.seconds, wall=21.5))
     rows = [line.split() for line in console.export_text().splitlines()]
     assert ["dit", "failed", "12.0", "66.7%"] in rows
     assert ["render", "ran", "6.0", "33.3%"] in rows
     assert ["all", "18.0"] in rows
+    assert ["by", "the", "clock", "21.5"] in rows
 
 
 def test_faulty_parameters_start_no_stage(root: Path, tmp_path: Path) -> None:
