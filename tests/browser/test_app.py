@@ -341,7 +341,7 @@ def test_mistakes_with_people_are_one_line(page, people):
     assert "Say in the prompt what to draw" in message(page)
     page.locator("#personalize-prompt textarea").fill("<id:0> smiling and <id:3>")
     page.locator("#personalize-run").click()
-    assert "names <id:3>, but 1 people are given" in message(page)
+    assert "names <id:3>, but 1 person is given" in message(page)
 
 
 def message(page):

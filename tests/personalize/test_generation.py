@@ -174,7 +174,7 @@ def test_mistakes(base: TextToImage, drawer: Personalizer) -> None:
 
     with pytest.raises(ValueError, match="does not name <id:1>"):
         draw(Request(ONE, features(2), 0))
-    with pytest.raises(ValueError, match="names <id:1>, but 1 people"):
+    with pytest.raises(ValueError, match="names <id:1>, but 1 person"):
         draw(Request(TWO, features(1), 0))
     with pytest.raises(ValueError, match="nothing is cut off"):
         draw(Request(ONE + " and a man" * 9, features(1), 0))

@@ -116,7 +116,7 @@ def test_published_weights_are_taken_as_they_are(faces, capfd):
     assert found.config["num_heads"] == 2
     report = read_json(faces / "eval/msid.json")
     assert report["plain"] is None and report["depths"] == [1]
-    assert capfd.readouterr().err.count("non-commercial research only") == 1
+    assert capfd.readouterr().err.count("non-commercial use only") == 1
     assert read_json(faces / "data/models/msid/recognizer.json")["source"] == "published.pt"
 
 
